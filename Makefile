@@ -1,0 +1,78 @@
+# One command each: `make serve` runs Nestling, `make test` tests it. Both set themselves up in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+CXX ?= c++
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA_DIR ?=
+MODEL ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
+TORCH := torch==2.13.0
+
+.PHONY: help serve test check format lock parity native-test clean
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Nestling needs Python 3.11 or newer: install python3 (Debian: apt install python3 python3-venv), or name one: make PYTHON=python3.12 serve" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "Python's venv module is missing: install it (Debian: apt install python3-venv)" >&2; exit 2; }
+	@printf '#if __cplusplus < 202002L\n#error\n#endif\n#include <concepts>\nint main() {}\n' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null \
+	  || { echo "Nestling needs a C++20 compiler: install one (Debian: apt install g++, version 11 or newer), or name one: make CXX=g++-12 serve" >&2; exit 2; }
+	@echo "Setting up $(VENV) (once, about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: locks/serve.lock | $(VENV)/bin/python
+	@$(PIP) install --require-hashes -r locks/serve.lock
+	@touch $@
+
+$(VENV)/.dev: locks/dev.lock | $(VENV)/.serve
+	@$(PIP) install --require-hashes -r locks/dev.lock
+	@touch $@
+
+$(VENV)/.built: pyproject.toml $(NATIVE) $(VENV)/.serve
+	@PATH="$(CURDIR)/$(BIN):$$PATH" CXX="$(CXX)" $(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+serve: $(VENV)/.built ## start the server (HOST, PORT, DATA_DIR, MODEL)
+	@exec $(BIN)/nestling serve --host "$(HOST)" --port "$(PORT)" \
+	  $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MODEL),--model "$(MODEL)")
+
+test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no network and no weights
+	@$(BIN)/python -m pytest -m "not parity"
+	@echo "Left out: the live comparison with torch, transformers and sentencepiece (make parity)."
+
+check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(shell find native -name '*.cpp' -o -name '*.h')
+
+format: $(VENV)/.dev ## rewrite the sources in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(shell find native -name '*.cpp' -o -name '*.h')
+
+$(VENV)/.parity: locks/parity.lock $(VENV)/.dev
+	@$(PIP) install $(TORCH)
+	@$(PIP) install --require-hashes -r locks/parity.lock
+	@touch $@
+
+parity: $(VENV)/.built $(VENV)/.dev $(VENV)/.parity ## compare live with torch, transformers and sentencepiece
+	@$(BIN)/python -m pytest -m parity
+
+lock: $(VENV)/bin/python ## resolve the dependencies anew and pin them by hash
+	@$(PIP) install uv
+	@set -e; lock="$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header -q"; \
+	$$lock pyproject.toml --group build -o locks/serve.lock; \
+	$$lock pyproject.toml --group build --group dev -c locks/serve.lock -o locks/dev.lock; \
+	$$lock pyproject.toml --group dev --group parity -c locks/dev.lock -o locks/parity.lock
+
+clean: ## remove the environment and every build product
+	rm -rf $(VENV) build

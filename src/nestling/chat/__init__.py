@@ -1,0 +1,1 @@
+"""The service between text and tokens: template, tokenizer, detokenizer, stop strings."""

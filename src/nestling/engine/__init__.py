@@ -1,0 +1,1 @@
+"""Tokens in, tokens out: messages, client, process, scheduler, KV cache, sampling."""

@@ -1,0 +1,1 @@
+"""The C++ core behind typed functions, one module per kernel."""

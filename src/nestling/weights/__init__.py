@@ -1,0 +1,1 @@
+"""Model files to named tensors and vocabularies: safetensors, GGUF, rename tables."""
