@@ -1,0 +1,136 @@
+"""The one validated form of a chat request and of its answer, between `api/` (or `LLM`) and the service.
+
+Frozen: whoever builds a `ChatRequest` has checked every field and bound of docs/api.md, and nothing
+behind it checks again. Only what needs the tokenizer is left to `ChatModel.prepare`: the keys of
+`logit_bias` and the length of the prompt. Nothing here knows HTTP or JSON.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from nestling.chat.template import ChatMessage
+
+ChatFinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What to answer and how to sample it; the neutral values are those of `SamplingParams`."""
+
+    messages: tuple[ChatMessage, ...]
+    """At least one."""
+    max_tokens: int | None = None
+    """Of each choice, at least 1; None: 512. The service caps both to the context that is left."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: off."""
+    min_p: float = 0.0
+    top_a: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    """1 to 2**63 - 1; None: fresh entropy."""
+    stop: tuple[str, ...] = ()
+    """At most 4, none of them empty."""
+    logit_bias: Mapping[str, float] = field(default_factory=dict)
+    """Values in [-100, 100]. A key of ASCII digits only is a token id, any other is text to bias."""
+    logprobs: bool = False
+    top_logprobs: int = 0
+    """0 to 20; 0 unless `logprobs`."""
+    n: int = 1
+    """Number of choices, 1 to 8; choice i samples with `SamplingParams.choice_index` i."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlternativeToken:
+    """One likely token at a position. `token_bytes` is None for a token that stands for no text."""
+
+    token: str
+    token_bytes: bytes | None
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The chosen token of one position and the `top_logprobs` most likely ones, best first."""
+
+    chosen: AlternativeToken
+    top: tuple[AlternativeToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """New text of one choice. The last delta of a choice, and only that, has a `finish_reason`.
+
+    `text` may be empty; it never ends inside a character and holds no part of a stop string.
+    `logprobs` are those of the tokens behind `text`, None if the request asked for none.
+    """
+
+    choice_index: int
+    text: str
+    finish_reason: ChatFinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatUsage:
+    """Tokens of the whole request; `completion_tokens` is the sum over its choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt's, those found in the prefix cache."""
+
+
+class PreparedChat(Protocol):
+    """A request that fits the model and has not been submitted yet."""
+
+    @property
+    def usage(self) -> ChatUsage:
+        """The counts so far; final when the stream has ended."""
+        ...
+
+    def stream(self) -> AsyncGenerator[ChatDelta, None]:
+        """Submit the request and yield its deltas; to be called once.
+
+        Choices may come interleaved. Raises the `NestlingError` that fits if the engine refuses or
+        fails, `OverloadedError` among them as the first thing. Closing the generator or cancelling
+        the task that waits on it aborts every choice.
+        """
+        ...
+
+
+class ChatModel(Protocol):
+    """The model that answers, as `api/` sees it."""
+
+    @property
+    def model_id(self) -> str:
+        """What really answers, such as "nestling-nano"; stands in every reply's `model`."""
+        ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names under which a request may ask for it; may be empty."""
+        ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and answer together."""
+        ...
+
+    @property
+    def system_fingerprint(self) -> str:
+        """`fp_` and hex digits that change with the model, its quantisation and the engine."""
+        ...
+
+    async def prepare(self, request: ChatRequest) -> PreparedChat:
+        """Render and tokenize the prompt, off the event loop if it is long.
+
+        Raises `ContextLengthExceededError` (param "messages", both numbers in the message) if no
+        token of answer would fit, `InvalidRequestError` (param "logit_bias") for an id outside the
+        vocabulary or text without a token, `OverloadedError` if it can tell already.
+        """
+        ...
