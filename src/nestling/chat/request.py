@@ -1,4 +1,4 @@
-"""The one validated form of a chat request and of its answer, between `api/` (or `LLM`) and the service.
+"""The validated chat request and its answer, as they pass between `api/` (or `LLM`) and the service.
 
 Frozen: whoever builds a `ChatRequest` has checked every field and bound of docs/api.md, and nothing
 behind it checks again. Only what needs the tokenizer is left to `ChatModel.prepare`: the keys of
@@ -36,7 +36,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     """At most 4, none of them empty."""
     logit_bias: Mapping[str, float] = field(default_factory=dict)
-    """Values in [-100, 100]. A key of ASCII digits only is a token id, any other is text to bias."""
+    """Values in [-100, 100]. A key of ASCII digits is a token id, any other is text to bias."""
     logprobs: bool = False
     top_logprobs: int = 0
     """0 to 20; 0 unless `logprobs`."""
