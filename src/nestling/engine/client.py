@@ -1,6 +1,6 @@
 """The upper waist: all that the rooms above may ask of an engine, wherever it runs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from nestling.engine.messages import EngineInfo, Stats, Submit, TokenOutput
@@ -18,10 +18,10 @@ class EngineClient(Protocol):
         """Load the model; raises `ModelFileError` or `EngineError` if that fails."""
         ...
 
-    def generate(self, submit: Submit) -> AsyncIterator[TokenOutput]:
+    def generate(self, submit: Submit) -> AsyncGenerator[TokenOutput, None]:
         """Yield the request's tokens as they are made; the last item has a `finish_reason`.
 
-        Raises the `NestlingError` that fits if the request is refused or fails. Closing the iterator
+        Raises the `NestlingError` that fits if the request is refused or fails. Closing the generator
         early (`aclose`, cancellation) aborts the request.
         """
         ...
