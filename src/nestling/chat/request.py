@@ -1,4 +1,4 @@
-"""The validated chat request and its answer, as they pass between `api/` (or `LLM`) and the service.
+"""The validated chat request and its answer, between `api/` (or `LLM`) and the service.
 
 Frozen: whoever builds a `ChatRequest` has checked every field and bound of docs/api.md, and nothing
 behind it checks again. Only what needs the tokenizer is left to `ChatModel.prepare`: the keys of

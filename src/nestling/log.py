@@ -1,0 +1,73 @@
+"""Structured logs on stderr: one line an event, as JSON or for a terminal.
+
+Keys are masked here, whatever the caller passes. The text of requests and answers is never given to
+a logger, so there is nothing to filter for it.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+_SECRET = re.compile(r"(g3n_live_[0-9A-Za-z]{0,8})[0-9A-Za-z]+")
+_SECRET_NAMES = frozenset({"authorization", "key", "secret", "pepper", "password", "cookie"})
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure_logging(
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    output: Literal["auto", "console", "json"] = "auto",
+) -> None:
+    """Send our events and those of libraries (warnings and worse) to stderr in one form."""
+    console = output == "console" or (output == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        mask_secrets,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(repr_native_str=True, colors=sys.stderr.isatty())
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=True)
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Return a logger whose events carry the room's name as `room`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=name)
+    return logger
+
+
+def mask_secrets(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace API keys in any value, and whole values that go by a secret's name."""
+    for name, value in event.items():
+        if name.lower() in _SECRET_NAMES:
+            event[name] = "[masked]"
+        elif isinstance(value, (str, bytes, list, tuple, dict, set, Exception)):
+            text = value if isinstance(value, str) else repr(value)
+            if "g3n_live_" in text:
+                event[name] = _SECRET.sub(r"\1[masked]", text)
+    return event

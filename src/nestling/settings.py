@@ -1,0 +1,199 @@
+"""Every setting of the server, declared once: name, type, bounds, default.
+
+Read in this order, the later one wins: defaults, the TOML file, `NESTLING_*` variables, arguments.
+Frozen after that. An unknown key or a bad value anywhere stops the start with a `SettingsError`
+that names the place, the key, what was expected and what came.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import EnvSettingsSource as EnvironmentSource
+
+from nestling.errors import SettingsError
+
+ENV_PREFIX = "NESTLING_"
+CONFIG_FILE_NAME = "nestling.toml"
+
+
+def _integer(value: object) -> object:
+    """Turn digits, as environment variables and arguments hold them, into a number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode]
+SuccessStatus = Annotated[Literal[200, 201], BeforeValidator(_integer)]
+Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What `nestling serve` runs with. Build it with `load_settings`, in tests also directly."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("nestling"),
+        description="folder of the accounts database, the pepper and nestling.toml",
+    )
+    model: str = Field(
+        "nestling-nano",
+        min_length=1,
+        description="the embedded nestling-nano, or a folder or .gguf file of a Gemma 3n",
+    )
+    dtype: Literal["auto", "float32"] = Field("auto", description="how weights are held in memory")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="compute threads; all cores if unset"
+    )
+    max_num_seqs: int = Field(8, ge=1, le=1024, description="requests that are computed at once")
+    max_model_len: int | None = Field(
+        None, ge=16, description="tokens of prompt and answer together; the model's own if unset"
+    )
+    success_status: SuccessStatus = Field(201, description="HTTP status of a completed chat")
+    cors_origins: Names = Field(
+        ("*",), description='web origins that may call the API, comma-separated; "*" is any'
+    )
+    allowed_hosts: Names = Field(
+        (), description="names the Host header may carry besides loopback ones, comma-separated"
+    )
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest request body")
+    max_header_bytes: int = Field(2 * 2**20, ge=4096, description="largest request head")
+    header_timeout_s: Seconds = Field(10.0, description="time for a request head to arrive")
+    body_timeout_s: Seconds = Field(30.0, description="time for a request body to arrive")
+    idle_timeout_s: Seconds = Field(75.0, description="life of a connection between requests")
+    keep_alive_interval_s: Seconds = Field(
+        10.0, description="silence in a stream after which a comment line is sent"
+    )
+    shutdown_timeout_s: Seconds = Field(
+        25.0, description="time that running requests get to finish after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="console on a terminal and json elsewhere, or always one of them"
+    )
+
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("a number or text")  # noqa: TRY004 - pydantic collects ValueErrors
+        return value
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        **_sources: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the constructor only: `load_settings` merges, so it can name places."""
+        return (init_settings,)
+
+
+def load_settings(
+    arguments: Mapping[str, object] | None = None, *, config: Path | None = None
+) -> Settings:
+    """Merge all sources. `arguments` that are None count as not given.
+
+    `config` must exist; without it `<data_dir>/nestling.toml` is read if it is there.
+    """
+    given = {name: value for name, value in (arguments or {}).items() if value is not None}
+    environment = _read_environment()
+    path = config if config is not None else _default_config_path(given, environment)
+    from_file = _read_file(path, must_exist=config is not None)
+    merged = {**from_file, **environment, **given}
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        place = _place(key, given, environment, path)
+        wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        raise SettingsError(
+            f"{place}: {key}: expected {wanted}, but got {_shown(merged[key])}", param=key
+        ) from None
+
+
+def _read_environment() -> dict[str, Any]:
+    """Return the settings among the environment variables, raw; refuse unknown NESTLING_ ones."""
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(ENV_PREFIX).lower()
+        if variable.upper().startswith(ENV_PREFIX) and name not in Settings.model_fields:
+            raise _unknown_key(f"environment variable {variable}", name)
+    return dict(EnvironmentSource(Settings, env_prefix=ENV_PREFIX)())
+
+
+def _default_config_path(given: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
+    data_dir = given.get("data_dir", environment.get("data_dir"))
+    folder = Path(data_dir).expanduser() if data_dir is not None else user_data_path("nestling")
+    return folder / CONFIG_FILE_NAME
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    """Return the raw content of a TOML file, its keys checked; empty if there is none."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise SettingsError(f"{path}: expected a settings file, but there is none") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: expected readable TOML, but got: {error}") from None
+    for key in content:
+        if key not in Settings.model_fields:
+            raise _unknown_key(_line_of(path, key), key)
+    return content
+
+
+def _unknown_key(place: str, key: str) -> SettingsError:
+    close = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(Settings.model_fields)}"
+    return SettingsError(f"{place}: {key} is not a setting; {hint}", param=key)
+
+
+def _place(key: str, given: Mapping[str, Any], environment: Mapping[str, Any], path: Path) -> str:
+    """Say where the value that was used for `key` came from."""
+    if key in given:
+        return "argument"
+    if key in environment:
+        return f"environment variable {ENV_PREFIX}{key.upper()}"
+    return _line_of(path, key)
+
+
+def _line_of(path: Path, key: str) -> str:
+    """Return `path:line` of a top-level key, or just the path if no line starts with it."""
+    pattern = re.compile(rf'\s*(\[?)"?{re.escape(key)}"?\s*[=.\]]')
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if pattern.match(line):
+            return f"{path}:{number}"
+    return str(path)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
