@@ -1,0 +1,87 @@
+"""Puts the HTTP side together: routes with their access classes, and the layers around them."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nestling.api.auth import Access, Authenticator, Handler, route
+from nestling.api.chat import ChatEndpoint
+from nestling.api.context import RequestContextMiddleware, send_body, send_error
+from nestling.api.errors import http_error
+from nestling.api.lifecycle import Lifecycle
+from nestling.api.models import ModelsEndpoint
+from nestling.api.origins import CorsMiddleware, HostMiddleware
+from nestling.chat.request import ChatModel
+from nestling.errors import ServerShutdownError
+from nestling.settings import Settings
+
+Health = Callable[[], Awaitable[object]]
+"""Returns if the engine is well; raises the `NestlingError` that fits if not."""
+
+_OK = b'{"status":"ok"}'
+
+
+def create_app(
+    chat: ChatModel, keys: Authenticator, settings: Settings, health: Health
+) -> Starlette:
+    """Return the app; `app.state.lifecycle` is what `serve` drains at shutdown."""
+    lifecycle = Lifecycle()
+    app = Starlette(
+        routes=_routes(chat, keys, settings, lifecycle, health),
+        middleware=[
+            Middleware(CorsMiddleware, settings),
+            Middleware(RequestContextMiddleware),
+            Middleware(HostMiddleware, settings),
+        ],
+        exception_handlers={HTTPException: _on_http_exception},  # type: ignore[dict-item]
+    )
+    app.router.redirect_slashes = False
+    app.state.lifecycle = lifecycle
+    return app
+
+
+def _routes(
+    chat: ChatModel, keys: Authenticator, settings: Settings, lifecycle: Lifecycle, health: Health
+) -> list[Route]:
+    completions = ChatEndpoint(chat, settings, lifecycle)
+    models = ModelsEndpoint(chat)
+
+    def at(path: str, method: str, handler: Handler, access: Access) -> list[Route]:
+        """With and without /v1: clients are configured with either base URL."""
+        return [route(p, method, handler, access, keys) for p in (f"/v1{path}", path)]
+
+    return [
+        *at("/chat/completions", "POST", completions, Access.API_KEY),
+        *at("/models", "GET", models.list, Access.PUBLIC),
+        *at("/models/{model_id:path}", "GET", models.one, Access.PUBLIC),
+        route("/livez", "GET", _livez, Access.PUBLIC, keys),
+        route("/readyz", "GET", _readyz(lifecycle, health), Access.PUBLIC, keys),
+    ]
+
+
+async def _livez(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send_body(send, 200, _OK, {"cache-control": "no-store"})
+
+
+def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
+    async def readyz(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if lifecycle.is_draining:
+            raise ServerShutdownError("the server is shutting down")
+        await health()
+        await send_body(send, 200, _OK, {"cache-control": "no-store"})
+
+    return readyz
+
+
+def _on_http_exception(_request: Request, error: HTTPException) -> ASGIApp:
+    """Answer the framework's own refusals (404, 405, ...) like all others."""
+
+    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_error(scope, send, http_error(error))
+
+    return answer

@@ -1,0 +1,137 @@
+"""The outermost layer: gives every request its id, every answer its headers, every error its body.
+
+Pure ASGI. Nothing raised below gets past it, so the framework's own 500 page is never seen; a reply
+that fails half-way is logged here and its connection closed by the server.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nestling.api.errors import HttpError, error_body, http_error
+from nestling.api.lifecycle import ClientDisconnectedError
+from nestling.log import get_logger
+
+_CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_log = get_logger("api")
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What is known of a request while it runs; found in `scope["state"]["context"]`."""
+
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    inference_id: str | None = None
+    started_at: float = field(default_factory=time.perf_counter)
+    status: int | None = None
+    """Of the answer, once its head has gone out."""
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request's head was there."""
+        return (time.perf_counter() - self.started_at) * 1000
+
+
+def request_context(scope: Scope) -> RequestContext:
+    """Return the context of a request."""
+    context: RequestContext = scope["state"]["context"]
+    return context
+
+
+async def send_body(
+    send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send a whole JSON answer."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _json_headers(body)]
+    raw += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _json_headers(body: bytes) -> tuple[tuple[str, str], ...]:
+    return (
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("x-content-type-options", "nosniff"),
+    )
+
+
+async def send_error(scope: Scope, send: Send, error: HttpError) -> None:
+    """Send the one error body, with the request's id and path."""
+    request_id = request_context(scope).request_id
+    body = error_body(error, request_id=request_id, path=scope["path"])
+    await send_body(send, error.status, body, dict(error.headers))
+
+
+class RequestContextMiddleware:
+    """See the module. One log line a request: no bodies, no query, no headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request to its end, whatever that is."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"expected an http scope, but got {scope['type']}")
+        context = RequestContext()
+        scope.setdefault("state", {})["context"] = context
+        client_request_id = Headers(scope=scope).get("x-client-request-id")
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.status = message["status"]
+                _add_headers(MutableHeaders(scope=message), context, client_request_id)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnectedError:
+            _log_request(scope, context, outcome="aborted")
+            return
+        except Exception as error:  # noqa: BLE001 - the boundary: everything becomes an answer
+            await _answer(error, scope, send_with_headers, context)
+        _log_request(scope, context, outcome="answered")
+
+
+async def _answer(error: Exception, scope: Scope, send: Send, context: RequestContext) -> None:
+    mapped = http_error(error)
+    if mapped.status >= 500:
+        _log.error(
+            "request failed",
+            request_id=context.request_id,
+            status=mapped.status,
+            code=mapped.code,
+            exc_info=error,
+        )
+    if context.status is None:
+        await send_error(scope, send, mapped)
+
+
+def _add_headers(
+    headers: MutableHeaders, context: RequestContext, client_request_id: str | None
+) -> None:
+    headers["x-request-id"] = context.request_id
+    headers["x-inference-id"] = context.inference_id or context.request_id
+    headers["openai-processing-ms"] = str(round(context.elapsed_ms()))
+    headers["openai-version"] = "2020-10-01"
+    if client_request_id is not None and _CLIENT_REQUEST_ID.fullmatch(client_request_id):
+        headers["x-client-request-id"] = client_request_id
+
+
+def _log_request(scope: Scope, context: RequestContext, *, outcome: str) -> None:
+    details: dict[str, Any] = {
+        "request_id": context.request_id,
+        "method": scope["method"],
+        "path": ascii(scope["path"][:200])[1:-1],
+        "status": context.status,
+        "duration_ms": round(context.elapsed_ms(), 1),
+    }
+    api_key = scope["state"].get("api_key")
+    if api_key is not None:
+        details["key_prefix"] = api_key.prefix
+    _log.info(f"request {outcome}", **details)

@@ -1,0 +1,159 @@
+"""Readers of one JSON field each, with the messages and codes that OpenAI's clients know.
+
+A reader takes the field's full name (`messages[0].role`) and its value, which is never None, and
+returns the validated value or raises `InvalidRequestError` naming the field, what was expected and
+what came. Echoed text is cut, so that an answer is never much longer than the wrong request.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nestling.api.json_body import json_type
+from nestling.errors import InvalidRequestError
+
+MAX_INTEGER = 2**31 - 1
+"""Of counts that have no documented maximum."""
+
+
+def invalid(message: str, name: str, code: str) -> InvalidRequestError:
+    """Return the refusal of the field `name`."""
+    return InvalidRequestError(message, param=name, code=code)
+
+
+def wrong_type(name: str, expected: str, value: object) -> InvalidRequestError:
+    """Return the refusal of a value of another type."""
+    came = json_type(value)
+    message = f"Invalid type for '{name}': expected {expected}, but got {came} instead."
+    return invalid(message, name, "invalid_type")
+
+
+def missing(name: str) -> InvalidRequestError:
+    """Return the refusal of a request without a required field."""
+    return invalid(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+
+
+def not_supported(name: str, detail: str) -> InvalidRequestError:
+    """Return the refusal of something that exists elsewhere but not here."""
+    message = f"Unsupported parameter: '{name}' is not supported by this server{detail}."
+    return invalid(message, name, "unsupported_parameter")
+
+
+def shown(value: object) -> str:
+    """Return a value as it may stand in a message."""
+    text = str(value) if not isinstance(value, str) else value
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A JSON number within bounds. Booleans and strings are no numbers."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    """Exclusive lower bound."""
+
+    def read(self, name: str, value: Any) -> float:
+        """Return the value as a finite float; -0.0 becomes 0.0."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong_type(name, "a decimal", value)
+        self.check(name, value, "decimal")
+        return float(value) + 0.0
+
+    def check(self, name: str, value: float, kind: str) -> None:
+        """Raise if the value is out of bounds; compares exactly, however long an integer is."""
+        start = f"Invalid '{name}': {kind}"
+        if self.minimum is not None and value < self.minimum:
+            wanted = f"below minimum value. Expected a value >= {self.minimum:g}"
+            code = f"{kind}_below_min_value"
+        elif self.above is not None and value <= self.above:
+            wanted = f"below minimum value. Expected a value > {self.above:g}"
+            code = f"{kind}_below_min_value"
+        elif self.maximum is not None and value > self.maximum:
+            limit = f"{self.maximum:g}" if abs(self.maximum) < 1e6 else str(self.maximum)
+            wanted = f"above maximum value. Expected a value <= {limit}"
+            code = f"{kind}_above_max_value"
+        else:
+            return
+        raise invalid(f"{start} {wanted}, but got {shown(value)} instead.", name, code)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number; 3.0 is one. With `floors`, for fields whose schema says number, 3.7 is 3."""
+
+    minimum: int
+    maximum: int = MAX_INTEGER
+    floors: bool = False
+
+    def read(self, name: str, value: Any) -> int:
+        """Return the value as an int within bounds."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong_type(name, "an integer", value)
+        if isinstance(value, float) and not value.is_integer() and not self.floors:
+            raise wrong_type(name, "an integer", value)
+        Number(self.minimum, self.maximum).check(name, value, "integer")
+        return math.floor(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean:
+    """`true` or `false`, nothing that merely looks like it."""
+
+    def read(self, name: str, value: Any) -> bool:
+        """Return the value."""
+        if not isinstance(value, bool):
+            raise wrong_type(name, "a boolean", value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string of at least and at most so many characters."""
+
+    min_length: int = 0
+    max_length: int | None = None
+
+    def read(self, name: str, value: Any) -> str:
+        """Return the value."""
+        if not isinstance(value, str):
+            raise wrong_type(name, "a string", value)
+        if len(value) < self.min_length:
+            message = f"Invalid '{name}': empty string. Expected a string with minimum length "
+            message += f"{self.min_length}, but got an empty string instead."
+            raise invalid(message, name, "empty_string")
+        if self.max_length is not None and len(value) > self.max_length:
+            message = f"Invalid '{name}': string too long. Expected a string with maximum length "
+            message += f"{self.max_length}, but got a string with length {len(value)} instead."
+            raise invalid(message, name, "string_above_max_length")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A JSON object of at most so many keys; its content is not looked at."""
+
+    max_keys: int | None = None
+
+    def read(self, name: str, value: Any) -> Mapping[str, Any]:
+        """Return the value."""
+        if not isinstance(value, dict):
+            raise wrong_type(name, "an object", value)
+        if self.max_keys is not None and len(value) > self.max_keys:
+            message = f"Invalid '{name}': too many keys. Expected an object with at most "
+            message += f"{self.max_keys} keys, but got {len(value)} instead."
+            raise invalid(message, name, "object_above_max_properties")
+        return value
+
+
+def read_array(name: str, value: Any, *, maximum: int | None = None) -> list[Any]:
+    """Return a JSON array of at most `maximum` items."""
+    if not isinstance(value, list):
+        raise wrong_type(name, "an array", value)
+    if maximum is not None and len(value) > maximum:
+        message = f"Invalid '{name}': array too long. Expected an array with maximum length "
+        message += f"{maximum}, but got an array with length {len(value)} instead."
+        raise invalid(message, name, "array_above_max_length")
+    return value

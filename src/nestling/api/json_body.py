@@ -1,0 +1,104 @@
+"""Bytes of a request body to a plain JSON object, strictly.
+
+What two readers could read differently is refused: duplicate keys, lone surrogates, NaN, numbers
+that overflow, other encodings than UTF-8.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+from nestling.errors import InvalidRequestError
+
+MAX_DIGITS = 300
+"""Of an integer, so that every one of them is also a finite float."""
+_SURROGATE = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Return the object in `body`; raises `InvalidRequestError` with code "invalid_json"."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refused(f"expected UTF-8, but byte {error.start} is not") from None
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise _refused("it is nested too deeply") from None
+    except ValueError as error:
+        raise _refused(str(error)) from None
+    if not isinstance(value, dict):
+        raise _refused(f"expected an object, but got {json_type(value)}")
+    if _SURROGATE.search(text):
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def json_type(value: object) -> str:
+    """Name a JSON value's type as messages do: "a string", "null", ..."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int):
+        return "an integer"
+    if isinstance(value, float):
+        return "a decimal"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _refused(problem: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The body of the request could not be read as JSON: {problem}.", code="invalid_json"
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the key {twice[:100]!a} stands twice in one object")
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"the number {text[:40]}... is too large")
+    return int(text)
+
+
+def _refuse_lone_surrogates(value: Any) -> None:
+    """Walk the tree (not by recursion: it may be deep) and check every string and key."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            try:
+                item.encode("utf-8")
+            except UnicodeEncodeError:
+                raise _refused("a string holds half of a surrogate pair") from None
+        elif isinstance(item, dict):
+            waiting.extend(item.keys())
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_constant
+)

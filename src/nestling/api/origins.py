@@ -1,0 +1,112 @@
+"""Which web pages may reach this server: the Host check and CORS.
+
+The Host check keeps a page from reaching a loopback server under a name of its own (DNS rebinding).
+CORS never allows credentials: a browser adds no key by itself, so an open origin list grants a page
+nothing that its visitor has not typed into it.
+"""
+
+import ipaddress
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nestling.settings import Settings
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+_EXPOSED = (
+    "x-request-id, x-inference-id, x-client-request-id, openai-processing-ms, openai-version, "
+    "retry-after"
+)
+_PREFLIGHT_DEFAULT = b"authorization, content-type"
+_PREFLIGHT_HEADERS = (
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-max-age", b"600"),
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address (brackets allowed) means this machine only."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class HostMiddleware:
+    """Refuses a Host header that is broken (400) or names another server (421).
+
+    A server on loopback answers to loopback names and `allowed_hosts`; a server on other addresses
+    to any name, unless `allowed_hosts` is set.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._allowed = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._checks_names = bool(self._allowed) or is_loopback(settings.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request if its Host is ours."""
+        hosts = Headers(scope=scope).getlist("host")
+        self._check(hosts, scope.get("http_version", "1.1"))
+        await self._app(scope, receive, send)
+
+    def _check(self, hosts: list[str], http_version: str) -> None:
+        if not hosts and http_version == "1.0":
+            return
+        match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if match is None:
+            raise HTTPException(400, "Expected exactly one well-formed Host header.")
+        name = match[1].lower()
+        if self._checks_names and name not in self._allowed and not is_loopback(name):
+            message = f"This server does not answer for the host '{name[:100]}'; see allowed_hosts."
+            raise HTTPException(421, message)
+
+
+class CorsMiddleware:
+    """Answers preflights without a key, and lets allowed origins read every answer and error."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._origins = frozenset(settings.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request, its answer marked for the browser."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        allowed = self._allowed_origin(origin)
+        if scope["method"] == "OPTIONS":
+            await self._preflight(headers, allowed, send)
+            return
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start" and allowed is not None:
+                marked = MutableHeaders(scope=message)
+                marked["access-control-allow-origin"] = allowed
+                marked["access-control-expose-headers"] = _EXPOSED
+                marked.add_vary_header("origin")
+            await send(message)
+
+        await self._app(scope, receive, send_marked)
+
+    def _allowed_origin(self, origin: str | None) -> str | None:
+        if origin is None:
+            return None
+        if "*" in self._origins:
+            return "*"
+        return origin if origin in self._origins else None
+
+    async def _preflight(self, headers: Headers, allowed: str | None, send: Send) -> None:
+        answer = [(b"vary", b"origin, access-control-request-headers"), *_PREFLIGHT_HEADERS]
+        wanted = headers.get("access-control-request-headers")
+        if allowed is not None:
+            answer.append((b"access-control-allow-origin", allowed.encode("latin-1")))
+            answer.append(
+                (b"access-control-allow-headers", _PREFLIGHT_DEFAULT if wanted is None else wanted.encode("latin-1"))
+            )
+        await send({"type": "http.response.start", "status": 204, "headers": answer})
+        await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,234 @@
+"""The body of POST /v1/chat/completions: one table of fields, raw JSON in, one `ChatRequest` out.
+
+Every field is acted upon, accepted in its neutral value only, or refused by name; fields nobody
+documents are ignored and reported in `ChatBody.unknown`. null counts as absent everywhere.
+docs/api.md explains each row; a test holds the two together.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nestling.api.fields import (
+    Boolean,
+    Integer,
+    Number,
+    Object,
+    Text,
+    invalid,
+    missing,
+    not_supported,
+    read_array,
+    shown,
+)
+from nestling.api.message_fields import read_messages
+from nestling.chat.request import ChatRequest
+from nestling.errors import InvalidRequestError, ModelNotFoundError
+
+DOCUMENTED_MODEL = "google/gemma-3n-e4b-it"
+MAX_STOP_STRINGS = 4
+MAX_STOP_LENGTH = 1024
+MAX_LOGIT_BIASES = 1024
+MAX_BIAS_KEY_LENGTH = 256
+PENALTY_SATURATION = 1e4
+"""Logits lie within +-30: beyond 1e4 and 1e-4 all penalties act alike. Keeps float32 finite."""
+
+_ID = re.compile(r"[0-9]+")
+
+
+class Reader(Protocol):
+    """Reads one field; see `api/fields.py`."""
+
+    def read(self, name: str, value: Any) -> Any:
+        """Return the validated value."""
+        ...
+
+
+FIELDS: Mapping[str, Reader] = {
+    "temperature": Number(0, 2),
+    "top_p": Number(0.01, 1),
+    "min_p": Number(0, 1),
+    "top_a": Number(0, 1),
+    "repetition_penalty": Number(above=0),
+    "frequency_penalty": Number(-2, 2),
+    "presence_penalty": Number(-2, 2),
+    "seed": Integer(1, 2**63 - 1),
+    "logprobs": Boolean(),
+    "n": Integer(1, 8),
+}
+"""Fields that go into `ChatRequest` under their own name, as they are."""
+
+SHAPED_FIELDS: Mapping[str, Reader] = {
+    "max_completion_tokens": Integer(1),
+    "max_tokens": Integer(1, floors=True),
+    "top_logprobs": Integer(0, 20),
+    "stream": Boolean(),
+    "stream_options": Object(),
+    "logit_bias": Object(MAX_LOGIT_BIASES),
+    "user": Text(),
+    "metadata": Object(),
+}
+"""Fields whose JSON type is checked here and whose meaning below. `user` and `metadata` are the
+caller's own notes and change nothing."""
+
+OTHER_FIELDS = ("model", "messages", "top_k", "stop")
+
+NEUTRAL_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "store": (False,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "audio": (),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": (),
+    "web_search_options": (),
+    "service_tier": ("auto", "default"),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+}
+"""Fields of other servers: these values (and null) ask for nothing, any other is refused."""
+
+KNOWN_FIELDS = frozenset({*FIELDS, *SHAPED_FIELDS, *OTHER_FIELDS, *NEUTRAL_FIELDS})
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBody:
+    """A validated body: what to ask of the model and how to send the answer."""
+
+    request: ChatRequest
+    stream: bool
+    include_usage: bool
+    unknown: tuple[str, ...]
+    """Names of fields that were ignored."""
+
+
+def read_chat_body(raw: Mapping[str, Any], model_names: tuple[str, ...]) -> ChatBody:
+    """Validate the whole body; raises `InvalidRequestError` for the first field that is wrong."""
+    given = {name: value for name, value in raw.items() if value is not None}
+    _check_model(given.get("model"), model_names)
+    messages = read_messages(given.get("messages"))
+    _refuse_unsupported(given)
+    values = {
+        name: reader.read(name, given[name]) for name, reader in FIELDS.items() if name in given
+    }
+    shaped = {
+        name: reader.read(name, given[name])
+        for name, reader in SHAPED_FIELDS.items()
+        if name in given
+    }
+    if "repetition_penalty" in values:
+        penalty = values["repetition_penalty"]
+        values["repetition_penalty"] = min(max(penalty, 1 / PENALTY_SATURATION), PENALTY_SATURATION)
+    request = ChatRequest(
+        messages=messages,
+        max_tokens=_smaller(shaped.get("max_tokens"), shaped.get("max_completion_tokens")),
+        top_k=_read_top_k(given.get("top_k")),
+        stop=_read_stop(given.get("stop")),
+        logit_bias=_read_logit_bias(shaped.get("logit_bias")),
+        top_logprobs=_read_top_logprobs(shaped.get("top_logprobs", 0), values.get("logprobs")),
+        **values,
+    )
+    return ChatBody(
+        request=request,
+        stream=shaped.get("stream", False),
+        include_usage=_read_include_usage(shaped.get("stream_options")),
+        unknown=tuple(name for name in given if name not in KNOWN_FIELDS),
+    )
+
+
+def _check_model(value: Any, model_names: tuple[str, ...]) -> None:
+    if value is None:
+        raise missing("model")
+    name = Text().read("model", value)
+    if name not in model_names:
+        wanted = " | ".join(f"'{known}'" for known in model_names)
+        raise ModelNotFoundError(
+            f"The model '{shown(name)}' does not exist here. Invalid enum value. "
+            f"Expected {wanted}, received '{shown(name)}'.",
+            param="model",
+        )
+
+
+def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+    for name, neutral in NEUTRAL_FIELDS.items():
+        if name not in given:
+            continue
+        value = given[name]
+        if not any(type(value) is type(other) and value == other for other in neutral):
+            values = ", ".join(str(other) for other in neutral)
+            raise not_supported(name, f" (accepted and without effect: {values or 'null'})")
+
+
+def _smaller(first: int | None, second: int | None) -> int | None:
+    if first is None or second is None:
+        return first if second is None else second
+    return min(first, second)
+
+
+def _read_top_k(value: Any) -> int:
+    """Return k; 0 for the values that switch it off. Fractions are floored, but not to 0."""
+    if value is None:
+        return 0
+    Number(-1).read("top_k", value)
+    if 0 < value < 1:
+        return 1
+    return max(0, min(int(value), 2**31 - 1))
+
+
+def _read_stop(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    text = Text(1, MAX_STOP_LENGTH)
+    if isinstance(value, list):
+        items = read_array("stop", value, maximum=MAX_STOP_STRINGS)
+        return tuple(text.read(f"stop[{i}]", item) for i, item in enumerate(items))
+    if isinstance(value, str):
+        return (text.read("stop", value),)
+    read_array("stop", value)
+    raise AssertionError("an array passed for what is none")
+
+
+def _read_logit_bias(value: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return biases by key as sent. Keys that look like numbers must be plain decimal ids."""
+    biases = {}
+    for key, bias in (value or {}).items():
+        name = f"logit_bias.{shown(key)}"
+        Text(1, MAX_BIAS_KEY_LENGTH).read(name, key)
+        if not _ID.fullmatch(key) and _looks_numeric(key):
+            raise _bad_bias_key(key)
+        biases[key] = Number(-100, 100).read(name, bias)
+    return biases
+
+
+def _looks_numeric(key: str) -> bool:
+    try:
+        float(key)
+    except ValueError:
+        return False
+    return any(character.isdigit() for character in key)
+
+
+def _bad_bias_key(key: str) -> InvalidRequestError:
+    message = f"Invalid 'logit_bias': '{shown(key)}' is not a token id. Expected an id in decimal "
+    return invalid(message + "digits, or text.", "logit_bias", "invalid_value")
+
+
+def _read_top_logprobs(value: int, logprobs: bool | None) -> int:
+    if value and not logprobs:
+        message = "Invalid 'top_logprobs': it needs 'logprobs' to be true."
+        raise invalid(message, "top_logprobs", "invalid_value")
+    return value
+
+
+def _read_include_usage(options: Mapping[str, Any] | None) -> bool:
+    value = (options or {}).get("include_usage")
+    return value is not None and Boolean().read("stream_options.include_usage", value)
