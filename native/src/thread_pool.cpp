@@ -1,5 +1,6 @@
 #include "nestling/thread_pool.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -16,13 +17,20 @@ int checked_num_threads(int num_threads) {
   return num_threads;
 }
 
+// Where share `index` of [0, count) begins; shares differ in length by at most one.
+std::size_t share_begin(std::size_t count, std::size_t index, std::size_t num_shares) {
+  return (count / num_shares) * index + (count % num_shares) * index / num_shares;
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(checked_num_threads(num_threads)) {
-  errors_.resize(static_cast<std::size_t>(num_threads_));
-  threads_.reserve(static_cast<std::size_t>(num_threads_ - 1));
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(checked_num_threads(num_threads)),
+      errors_(static_cast<std::size_t>(num_threads_)) {
+  const auto num_shares = static_cast<std::size_t>(num_threads_);
+  threads_.reserve(num_shares - 1);
   try {
-    for (int i = 1; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
+    for (std::size_t i = 1; i < num_shares; ++i) threads_.emplace_back([this, i] { work(i); });
   } catch (...) {
     stop();
     throw;
@@ -40,10 +48,12 @@ void ThreadPool::stop() noexcept {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::parallel_for(std::size_t count, const Body& body) {
+void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body) {
   if (count == 0) return;
-  if (num_threads_ == 1 || count == 1) {
-    body(0, count, 0);
+  const std::size_t num_shares = std::clamp<std::size_t>(count / std::max<std::size_t>(grain, 1), 1,
+                                                         static_cast<std::size_t>(num_threads_));
+  if (num_shares == 1) {
+    body(0, count);
     return;
   }
   const std::lock_guard one_loop_at_a_time(caller_mutex_);
@@ -51,8 +61,9 @@ void ThreadPool::parallel_for(std::size_t count, const Body& body) {
     const std::lock_guard lock(mutex_);
     body_ = &body;
     count_ = count;
-    num_pending_ = num_threads_ - 1;
-    for (std::exception_ptr& error : errors_) error = nullptr;
+    num_shares_ = num_shares;
+    num_pending_ = threads_.size();
+    std::ranges::fill(errors_, nullptr);
     ++generation_;
   }
   start_.notify_all();
@@ -66,20 +77,16 @@ void ThreadPool::parallel_for(std::size_t count, const Body& body) {
   }
 }
 
-void ThreadPool::run_share(int thread_index) noexcept {
-  const auto index = static_cast<std::size_t>(thread_index);
-  const auto num_shares = static_cast<std::size_t>(num_threads_);
-  const std::size_t begin = share_begin(count_, index, num_shares);
-  const std::size_t end = share_begin(count_, index + 1, num_shares);
-  if (begin == end) return;
+void ThreadPool::run_share(std::size_t index) noexcept {
+  if (index >= num_shares_) return;
   try {
-    (*body_)(begin, end, thread_index);
+    (*body_)(share_begin(count_, index, num_shares_), share_begin(count_, index + 1, num_shares_));
   } catch (...) {
     errors_[index] = std::current_exception();
   }
 }
 
-void ThreadPool::work(int thread_index) {
+void ThreadPool::work(std::size_t index) {
   std::uint64_t seen_generation = 0;
   while (true) {
     {
@@ -88,7 +95,7 @@ void ThreadPool::work(int thread_index) {
       if (is_stopping_) return;
       seen_generation = generation_;
     }
-    run_share(thread_index);
+    run_share(index);
     const std::lock_guard lock(mutex_);
     if (--num_pending_ == 0) done_.notify_one();
   }

@@ -1,0 +1,39 @@
+// What one variant of the kernels offers; each is built from the same loops over its own lanes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "nestling/attention.h"
+#include "nestling/variant.h"
+
+namespace nestling {
+
+// Output blocks [block_begin, block_end) of 16 columns for all rows.
+template <class Weight>
+struct LinearTask {
+  const float* x;         // [num_rows, in_features]
+  const Weight* weights;  // [num_blocks][in_features][16]
+  float* out;             // [num_rows, out_features]
+  std::size_t num_rows;
+  std::size_t in_features;
+  std::size_t out_features;
+  std::size_t block_begin;
+  std::size_t block_end;
+};
+
+struct KernelTable {
+  void (*linear_float32)(const LinearTask<float>&);
+  void (*linear_bfloat16)(const LinearTask<std::uint16_t>&);
+  // Pairs (row, kv head), numbered row * num_kv_heads + kv_head, in [begin, end); `scores` has room
+  // for as many numbers as any of these rows sees slots.
+  void (*attention)(const AttentionInput&, float* out, float* scores, std::size_t begin,
+                    std::size_t end);
+};
+
+extern const KernelTable kPortableKernels;
+extern const KernelTable kAvx2Kernels;  // all null unless built for x86-64
+
+const KernelTable& kernels(Variant variant);  // throws std::invalid_argument if not supported
+
+}  // namespace nestling
