@@ -1,0 +1,111 @@
+"""One answer on its way from tokens to text: whole characters only, cut before a stop string."""
+
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+
+from nestling.chat.detokenizer import IncrementalDetokenizer
+from nestling.chat.request import AlternativeToken, ChatDelta, ChatFinishReason, TokenLogprob
+from nestling.chat.stop import StopMatcher
+from nestling.chat.tokenizer import Tokenizer
+from nestling.engine.client import EngineClient
+from nestling.engine.messages import SamplingParams, Submit, TokenLogprobs, TokenOutput
+from nestling.errors import EngineError
+
+
+class Choice:
+    """Submits one request and turns its tokens into deltas. Counts are final when they have ended."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        prompt_token_ids: list[int],
+        sampling_params: SamplingParams,
+        stop: tuple[str, ...],
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._submit = Submit(secrets.token_hex(12), prompt_token_ids, sampling_params)
+        self._detokenizer = IncrementalDetokenizer(tokenizer)
+        self._stop = StopMatcher(stop)
+        self.token_ids: list[int] = []
+        """Generated so far, the end token and tokens of a stop string included."""
+        self.logprobs: list[TokenLogprobs] | None = None
+        """Of `token_ids`, if asked for."""
+        self.num_cached_tokens = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated tokens so far."""
+        return len(self.token_ids)
+
+    async def deltas(self) -> AsyncGenerator[ChatDelta, None]:
+        """What the answer gains with each engine output; only the last has a finish_reason."""
+        async with contextlib.aclosing(self._engine.generate(self._submit)) as outputs:
+            async for output in outputs:
+                self.num_cached_tokens = output.num_cached_tokens
+                delta = self._take(output)
+                if delta is not None:
+                    yield delta
+                if delta is not None and delta.finish_reason is not None:
+                    return
+
+    def _take(self, output: TokenOutput) -> ChatDelta | None:
+        """The delta that one engine output gives, None if no text is certain yet."""
+        text, num_used, is_stopped = self._push(output.token_ids)
+        self.token_ids += output.token_ids[:num_used]
+        if output.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + output.logprobs[:num_used]
+        reason = "stop" if is_stopped else _visible(output.finish_reason)
+        if reason is not None and not is_stopped:
+            tail, is_stopped = self._stop.push(self._detokenizer.flush())
+            text += tail if is_stopped else tail + self._stop.flush()
+            reason = "stop" if is_stopped else reason
+        logprobs = self._logprobs(output, num_used)
+        if not text and reason is None and not logprobs:
+            return None
+        index = self._submit.sampling_params.choice_index
+        return ChatDelta(index, text, reason, logprobs)
+
+    def _push(self, token_ids: Sequence[int]) -> tuple[str, int, bool]:
+        """Text that has become certain, tokens used up, and whether a stop string was met."""
+        text = ""
+        for number, token_id in enumerate(token_ids, 1):
+            if token_id in self._submit.sampling_params.stop_token_ids:
+                return text, number, False
+            emitted, is_stopped = self._stop.push(self._detokenizer.push(token_id))
+            text += emitted
+            if is_stopped:
+                return text, number, True
+        return text, len(token_ids), False
+
+    def _logprobs(self, output: TokenOutput, num_used: int) -> tuple[TokenLogprob, ...] | None:
+        """Of the output's visible tokens; None if the request asked for none."""
+        if output.logprobs is None:
+            return None
+        ends = self._submit.sampling_params.stop_token_ids
+        entries = zip(output.token_ids[:num_used], output.logprobs, strict=False)
+        return tuple(self._entry(entry) for token_id, entry in entries if token_id not in ends)
+
+    def _entry(self, entry: TokenLogprobs) -> TokenLogprob:
+        return TokenLogprob(
+            self._alternative(entry.token_id, entry.logprob),
+            tuple(self._alternative(token_id, logprob) for token_id, logprob in entry.top),
+        )
+
+    def _alternative(self, token_id: int, logprob: float) -> AlternativeToken:
+        return AlternativeToken(
+            self._tokenizer.token_text(token_id),
+            self._tokenizer.token_bytes(token_id) or None,
+            logprob,
+        )
+
+
+def _visible(reason: str | None) -> ChatFinishReason | None:
+    """The engine's reason as a client may see it; nobody reads an aborted answer to its end."""
+    if reason == "abort":
+        raise EngineError("The request was aborted.", code="request_aborted")
+    if reason in ("stop", "length"):
+        return "stop" if reason == "stop" else "length"
+    return None

@@ -1,0 +1,22 @@
+"""Command-line options that several commands share, each declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where keys and models live. Default: the user data folder."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Name or path of a model. Default: the first one `nestling models` lists."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of the engine. Default: the physical cores."),
+]

@@ -1,0 +1,116 @@
+"""`nestling serve`: the one place that wires engine, tokenizer, keys and HTTP together."""
+
+import asyncio
+import hashlib
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nestling import __version__
+from nestling.accounts.api_keys import KeyStore
+from nestling.api.app import create_app
+from nestling.api.server import serve as serve_app
+from nestling.chat.service import ChatService, ModelIdentity
+from nestling.chat.tokenizer import load_tokenizer
+from nestling.cli.options import DataDir, Model, Threads
+from nestling.data_dir import lock_data_dir
+from nestling.engine.config import EngineConfig
+from nestling.engine.remote import ProcessEngine
+from nestling.errors import ModelFileError
+from nestling.log import configure_logging
+from nestling.settings import Settings, load_settings
+from nestling.weights.catalog import DOCUMENTED_MODEL_ID, ModelEntry, find_model
+from nestling.weights.checkpoint import Checkpoint, load_checkpoint
+
+FIRST_KEY_NAME = "first start"
+
+
+def serve(
+    model: Model = None,
+    host: Annotated[str | None, typer.Option(help="Address. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port. Default: 8000.")] = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+) -> None:
+    """Start the server. On the first start an API key is made and printed once."""
+    arguments = {
+        "model": model,
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "threads": threads,
+    }
+    settings = load_settings(arguments, config=config)
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    entry = find_model(settings.model, settings.data_dir)
+    checkpoint = load_checkpoint(entry.path)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock_data_dir(settings.data_dir))
+        engine = ProcessEngine(engine_config(settings, entry))
+        starting = asyncio.create_task(engine.start())
+        stack.push_async_callback(engine.stop)
+        tokenizer = await asyncio.to_thread(load_tokenizer, checkpoint)
+        keys = await stack.enter_async_context(KeyStore.open(settings.data_dir))
+        await starting
+        if tokenizer is None:
+            raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
+        chat = ChatService(engine, tokenizer, identify(entry, checkpoint))
+        first_key = None if await keys.list() else (await keys.create(FIRST_KEY_NAME))[1]
+        app = create_app(chat, keys, settings, engine.health)
+        await serve_app(
+            app, settings, lambda url: typer.echo(banner(url, entry, settings, first_key))
+        )
+
+
+def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
+    """The engine's part of the settings."""
+    return EngineConfig(
+        model=str(entry.path),
+        dtype=settings.dtype,
+        num_threads=settings.threads or 0,
+        max_num_seqs=settings.max_num_seqs,
+        max_model_len=settings.max_model_len,
+    )
+
+
+def identify(entry: ModelEntry, checkpoint: Checkpoint) -> ModelIdentity:
+    """What replies call the model; the fingerprint covers weights file, quantisation and engine."""
+    stat = entry.path.stat()
+    seen = (__version__, entry.model_id, checkpoint.quantization, stat.st_size, checkpoint.config)
+    fingerprint = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+    return ModelIdentity(entry.model_id, (DOCUMENTED_MODEL_ID,), f"fp_{fingerprint}")
+
+
+def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | None) -> str:
+    """What a person sees when the server is ready."""
+    lines = [f"Nestling {__version__} is ready: {url}", ""]
+    if entry.is_embedded:
+        lines += [
+            f"  model  {entry.model_id}, the small embedded demo. It answers for {DOCUMENTED_MODEL_ID}",
+            "         until you name the real one: make serve MODEL=/path/to/model",
+        ]
+    else:
+        lines += [f"  model  {entry.model_id} ({entry.path})"]
+    lines += [f"  data   {settings.data_dir}"]
+    if first_key is None:
+        lines += ["  key    one of yours (nestling keys list), or: nestling keys create --name NAME"]
+    else:
+        lines += [f"  key    {first_key}", "         made just now and shown only this once; keep it"]
+    key = first_key or "YOUR_KEY"
+    lines += [
+        "",
+        "Try it:",
+        f"  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\",
+        "    -H 'Content-Type: application/json' \\",
+        f'    -d \'{{"model":"{DOCUMENTED_MODEL_ID}",'
+        '"messages":[{"role":"user","content":"Hello!"}]}\'',
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""A conversation in the terminal: its history, its sampling settings, and figures of the last answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import msgspec
+
+from nestling.chat.request import ChatDelta
+from nestling.chat.template import ChatMessage
+from nestling.engine.messages import SamplingParams
+from nestling.errors import InvalidRequestError
+from nestling.llm import LLM
+
+SETTABLE: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 0, 2),
+    "top_p": (float, 0.01, 1),
+    "top_k": (int, 0, 2**31),
+    "min_p": (float, 0, 1),
+    "top_a": (float, 0, 1),
+    "repetition_penalty": (float, 0.01, 10),
+    "seed": (int, 1, 2**63 - 1),
+    "max_tokens": (int, 1, 2**31),
+}
+"""What `/set` and the options may change: type, least, most."""
+
+
+@dataclass
+class Session:
+    """One conversation with one model; `history` holds only whole exchanges."""
+
+    llm: LLM
+    params: SamplingParams
+    system: str = ""
+    history: list[ChatMessage] = field(default_factory=list)
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    ttft_s: float = 0.0
+    e2e_latency_s: float = 0.0
+
+    def set(self, name: str, value: str) -> None:
+        """Change a sampling parameter; raises InvalidRequestError that says what fits."""
+        if name not in SETTABLE:
+            raise InvalidRequestError(f"{name!r} cannot be set; known are {', '.join(SETTABLE)}")
+        kind, least, most = SETTABLE[name]
+        try:
+            number = kind(value)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise InvalidRequestError(
+                f"{name}: expected a {kind.__name__} from {least} to {most}, got {value!r}"
+            )
+        self.params = msgspec.structs.replace(self.params, **{name: number})
+
+    def ask(self, text: str) -> Iterator[ChatDelta]:
+        """Stream the answer to `text`; the exchange enters the history when it has ended."""
+        messages = [ChatMessage("system", self.system)] if self.system else []
+        messages += [*self.history, ChatMessage("user", text)]
+        start = perf_counter()
+        self.ttft_s = 0.0
+        answer = ""
+        with self.llm.stream_chat(messages, self.params) as stream:
+            for delta in stream:
+                self.ttft_s = self.ttft_s or perf_counter() - start
+                answer += delta.text
+                yield delta
+            self.num_prompt_tokens = stream.num_prompt_tokens
+            self.num_tokens = stream.num_tokens
+        self.e2e_latency_s = perf_counter() - start
+        self.history += [ChatMessage("user", text), ChatMessage("assistant", answer)]
+
+    def stats(self) -> str:
+        """Figures of the last answer, in one line."""
+        decode_s = self.e2e_latency_s - self.ttft_s
+        rate = (self.num_tokens - 1) / decode_s if decode_s > 0 and self.num_tokens > 1 else 0.0
+        return (
+            f"{self.num_prompt_tokens} prompt tokens, {self.num_tokens} generated, first after "
+            f"{self.ttft_s * 1000:.0f} ms, then {rate:.0f} tokens/s"
+        )

@@ -1,0 +1,323 @@
+"""The Python door: `LLM(model)` loads a model into this process and answers synchronously.
+
+It runs the same engine loop as the server, in a thread, and its own asyncio loop in another; methods
+may be called from any thread, and calls from several threads are batched together.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast, overload
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.chat.choice import Choice
+from nestling.chat.request import ChatDelta
+from nestling.chat.template import ChatMessage, Role, render_prompt
+from nestling.chat.tokenizer import Tokenizer, load_tokenizer
+from nestling.engine.config import EngineConfig
+from nestling.engine.in_process import InProcessEngine
+from nestling.engine.messages import SamplingParams, Submit, TokenLogprobs
+from nestling.engine.runner import DecoderRunner, load_runner
+from nestling.errors import InvalidRequestError, ModelFileError
+from nestling.settings import default_data_dir
+from nestling.weights.catalog import find_model
+from nestling.weights.checkpoint import load_checkpoint
+
+T = TypeVar("T")
+Messages = Sequence[ChatMessage | Mapping[str, str]]
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer. `token_ids` includes the end token, `text` does not."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    prompt_token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+
+
+class LLM:
+    """A Gemma 3n model in this process. Close it, or use it as a context manager, to free its threads.
+
+    Args:
+        model: a name (`nestling-nano`, or one of the data directory's `models`), a folder or a .gguf file.
+        dtype: how weights are held: "auto" (the checkpoint's own precision), "float32" or "bfloat16".
+        threads: threads of one forward pass; None takes one for each usable core.
+        max_model_len: prompt and answer together, in tokens; None takes the model's own bound.
+
+    Raises:
+        ModelNotFoundError, ModelFileError: there is no such model, or it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "nestling-nano",
+        *,
+        dtype: str = "auto",
+        threads: int | None = None,
+        max_model_len: int | None = None,
+    ) -> None:
+        self.entry = find_model(str(model), default_data_dir())
+        self._tokenizer = load_tokenizer(load_checkpoint(self.entry.path))
+        config = EngineConfig(
+            model=str(self.entry.path),
+            dtype=dtype,
+            num_threads=threads or 0,
+            max_model_len=max_model_len,
+        )
+        self._runner: DecoderRunner = load_runner(config)
+        self._engine = InProcessEngine(config, load=lambda _config: self._runner)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
+        self._thread.start()
+        self._run(self._engine.start())
+
+    # --- text ------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; raises ModelFileError if the checkpoint has none."""
+        if self._tokenizer is None:
+            raise ModelFileError(self.entry.path, "expected a tokenizer.json, but there is none")
+        return self._tokenizer
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text, without bos; no text gives a control token."""
+        return self.tokenizer.encode(text)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens left out."""
+        return self.tokenizer.decode(token_ids)
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling_params: SamplingParams | None = None,
+        *,
+        stop: tuple[str, ...] = (),
+        ignore_eos: bool = False,
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str],
+        sampling_params: SamplingParams | None = None,
+        *,
+        stop: tuple[str, ...] = (),
+        ignore_eos: bool = False,
+    ) -> list[Completion]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int] | list[str],
+        sampling_params: SamplingParams | None = None,
+        *,
+        stop: tuple[str, ...] = (),
+        ignore_eos: bool = False,
+    ) -> Completion | list[Completion]:
+        """Continue a prompt: plain text (bos is put before it) or token ids (taken as they are).
+
+        A list of texts gives a list of completions, computed together. Ends at the model's end tokens
+        unless `ignore_eos`, or before one of `stop`.
+        """
+        params = self._params(sampling_params, ignore_eos=ignore_eos)
+        if isinstance(prompt, list) and prompt and all(isinstance(item, str) for item in prompt):
+            texts = cast("list[str]", prompt)
+            return self._run(self._complete_all([self._encode(text) for text in texts], params, stop))
+        single = cast("str | Sequence[int]", prompt)
+        return self._run(self._complete(self._encode(single), params, stop))
+
+    def chat(
+        self,
+        messages: Messages,
+        sampling_params: SamplingParams | None = None,
+        *,
+        stop: tuple[str, ...] = (),
+    ) -> Completion:
+        """Answer a conversation of {"role", "content"} messages (or ChatMessage)."""
+        prompt = render_prompt(_messages(messages), self.tokenizer)
+        return self._run(self._complete(prompt, self._params(sampling_params), stop))
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        sampling_params: SamplingParams | None = None,
+        *,
+        stop: tuple[str, ...] = (),
+    ) -> "ChatStream":
+        """Like `chat`, as an iterator of deltas; closing it early stops the answer."""
+        prompt = render_prompt(_messages(messages), self.tokenizer)
+        choice = Choice(
+            self._engine, self.tokenizer, prompt, self._params(sampling_params), stop
+        )
+        return ChatStream(choice, len(prompt), self._loop)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of every position, f32 [num_tokens, vocab]; works without a tokenizer."""
+        return self._runner.score(np.asarray(token_ids, np.int32))
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the engine and its threads; safe to call twice."""
+        if self._thread.is_alive():
+            self._run(self._engine.stop())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _encode(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return [self.tokenizer.bos_token_id, *self.tokenizer.encode(prompt)]
+        return [int(token_id) for token_id in prompt]
+
+    def _params(
+        self, params: SamplingParams | None, *, ignore_eos: bool = False
+    ) -> SamplingParams:
+        params = params or SamplingParams()
+        if ignore_eos or params.stop_token_ids:
+            return params
+        ends = self._tokenizer.eos_token_ids if self._tokenizer else ()
+        return msgspec.structs.replace(params, stop_token_ids=ends)
+
+    async def _complete_all(
+        self, prompts: list[list[int]], params: SamplingParams, stop: tuple[str, ...]
+    ) -> list[Completion]:
+        return list(
+            await asyncio.gather(*(self._complete(prompt, params, stop) for prompt in prompts))
+        )
+
+    async def _complete(
+        self, prompt: list[int], params: SamplingParams, stop: tuple[str, ...]
+    ) -> Completion:
+        if self._tokenizer is None:
+            return await self._complete_tokens(prompt, params, stop)
+        choice = Choice(self._engine, self._tokenizer, prompt, params, stop)
+        text = ""
+        finish_reason = ""
+        async for delta in choice.deltas():
+            text += delta.text
+            finish_reason = delta.finish_reason or finish_reason
+        return Completion(text, choice.token_ids, finish_reason, prompt, choice.logprobs)
+
+    async def _complete_tokens(
+        self, prompt: list[int], params: SamplingParams, stop: tuple[str, ...]
+    ) -> Completion:
+        """Tokens only, for a checkpoint without a tokenizer."""
+        if stop:
+            raise InvalidRequestError("stop: expected none, as this model has no tokenizer")
+        token_ids: list[int] = []
+        finish_reason = ""
+        submit = Submit(secrets.token_hex(12), prompt, params)
+        async for output in self._engine.generate(submit):
+            token_ids += output.token_ids
+            finish_reason = output.finish_reason or finish_reason
+        return Completion("", token_ids, finish_reason, prompt)
+
+
+class ChatStream:
+    """The deltas of one answer, read synchronously; a context manager that stops it early."""
+
+    def __init__(
+        self, choice: Choice, num_prompt_tokens: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._choice = choice
+        self._deltas: AsyncGenerator[ChatDelta, None] = choice.deltas()
+        self._loop = loop
+        self.num_prompt_tokens = num_prompt_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated so far."""
+        return self._choice.num_tokens
+
+    def __iter__(self) -> Iterator[ChatDelta]:
+        return self
+
+    def __next__(self) -> ChatDelta:
+        try:
+            return self._wait(self._next())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def _next(self) -> ChatDelta:
+        return await anext(self._deltas)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the answer if it still runs."""
+        self._wait(self._close())
+
+    async def _close(self) -> None:
+        await self._deltas.aclose()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # An interrupt in this thread must not leave the step running on the loop's thread.
+            future.cancel()
+            with contextlib.suppress(BaseException):
+                future.result(timeout=1)
+            raise
+
+
+def _messages(messages: Messages) -> tuple[ChatMessage, ...]:
+    checked = []
+    for index, message in enumerate(messages):
+        if isinstance(message, ChatMessage):
+            checked.append(message)
+            continue
+        role, content = message.get("role"), message.get("content")
+        if role not in _ROLES or not isinstance(content, str):
+            raise InvalidRequestError(
+                f"messages[{index}]: expected a role of {', '.join(_ROLES)} and a text content, "
+                f"got role {role!r} and content of type {type(content).__name__}",
+                param=f"messages[{index}]",
+            )
+        checked.append(ChatMessage(cast("Role", role), content))
+    if not checked:
+        raise InvalidRequestError("messages: expected at least one message", param="messages")
+    return tuple(checked)

@@ -1,0 +1,119 @@
+"""The `openai` client against the real server and model: create, stream, helper, errors."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.e2e.conftest import Server
+
+MODEL = "google/gemma-3n-e4b-it"
+ASK = [{"role": "user", "content": "Count from 3 to 7."}]
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    """A client with the server's key."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0) as client:
+        yield client
+
+
+def test_create(client: openai.OpenAI) -> None:
+    """A plain completion carries text, reason and usage, and no request-independent zeros."""
+    answer = client.chat.completions.create(model=MODEL, messages=ASK, temperature=0)
+    assert answer.choices[0].finish_reason == "stop"
+    assert "3" in (answer.choices[0].message.content or "")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+    assert answer.id.startswith("gen-")
+
+
+def test_stream_equals_create(client: openai.OpenAI) -> None:
+    """The pieces of a stream add up to the plain answer; usage comes last, and only when asked."""
+    plain = client.chat.completions.create(model=MODEL, messages=ASK, seed=5, temperature=0.9)
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=ASK,
+            seed=5,
+            temperature=0.9,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == plain.choices[0].message.content
+    assert [chunk.choices[0].delta.role for chunk in chunks if chunk.choices].count("assistant") == 1
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == plain.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_stream_helper(client: openai.OpenAI) -> None:
+    """The `.stream()` helper, which concatenates every repeated string, rebuilds the message."""
+    with client.chat.completions.stream(model=MODEL, messages=ASK, temperature=0) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.role == "assistant"
+    assert final.choices[0].finish_reason == "stop"
+
+
+def test_max_tokens_and_stop(client: openai.OpenAI) -> None:
+    """A token limit ends with "length"; a stop string ends with "stop" and is not returned."""
+    cut = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=2, temperature=0)
+    assert cut.choices[0].finish_reason == "length"
+    assert cut.usage is not None
+    assert cut.usage.completion_tokens == 2
+    stopped = client.chat.completions.create(model=MODEL, messages=ASK, stop=["5"], temperature=0)
+    assert stopped.choices[0].finish_reason == "stop"
+    assert "4" in (stopped.choices[0].message.content or "")
+    assert "5" not in (stopped.choices[0].message.content or "")
+
+
+def test_logit_bias_bans_a_token(client: openai.OpenAI) -> None:
+    """A bias of -100 on a text key keeps its tokens out of the answer."""
+    banned = client.chat.completions.create(
+        model=MODEL, messages=ASK, temperature=0, logit_bias={"3": -100, "4": -100, "4 ": -100}
+    )
+    free = client.chat.completions.create(model=MODEL, messages=ASK, temperature=0)
+    assert banned.choices[0].message.content != free.choices[0].message.content
+
+
+def test_logprobs(client: openai.OpenAI) -> None:
+    """Each visible token carries its log-probability and the asked number of alternatives."""
+    answer = client.chat.completions.create(
+        model=MODEL, messages=ASK, temperature=0, logprobs=True, top_logprobs=3
+    )
+    assert answer.choices[0].logprobs is not None
+    content = answer.choices[0].logprobs.content or []
+    assert "".join(entry.token for entry in content) == answer.choices[0].message.content
+    for entry in content:
+        assert len(entry.top_logprobs) == 3
+        assert entry.top_logprobs[0].logprob == pytest.approx(entry.logprob)
+        assert entry.logprob <= 0
+
+
+def test_bad_key(server: Server) -> None:
+    """A wrong key raises the client's AuthenticationError with the code."""
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.chat.completions.create(model=MODEL, messages=ASK)
+    assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", 200), ("top_p", 0), ("max_tokens", 0), ("seed", 0), ("stop", [""])],
+)
+def test_bad_parameter(client: openai.OpenAI, field: str, value: object) -> None:
+    """A value out of bounds raises BadRequestError that names the field."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=ASK, extra_body={field: value})
+    assert caught.value.param == field
+    assert field in str(caught.value)
+
+
+def test_models(client: openai.OpenAI) -> None:
+    """The model list names what really answers."""
+    assert "nestling-nano" in [model.id for model in client.models.list()]

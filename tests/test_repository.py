@@ -1,0 +1,66 @@
+"""What the documents claim about the repository, held against the repository."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import nestling
+from nestling.cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_version_is_one() -> None:
+    """The package and pyproject.toml agree."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == nestling.__version__
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_make_targets_exist(document: Path) -> None:
+    """Every `make x` in a document is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", document.read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(document: Path) -> None:
+    """Every relative link in a document leads somewhere."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+    assert all((document.parent / link).exists() for link in links), links
+
+
+def test_named_commands_exist() -> None:
+    """Every `nestling x` in the README is a command."""
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"bin/nestling ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert named
+    assert named <= commands
+
+
+def test_source_files_named_in_the_architecture_exist() -> None:
+    """Each `room/file.py` that docs/architecture.md traces a request through is there."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for name in re.findall(r"`((?:\w+/)?\w+\.py)(?::[\w.]+)?`", text):
+        assert (ROOT / "src" / "nestling" / name).is_file(), name
+
+
+@pytest.mark.parametrize("lock", ["serve", "dev", "parity"])
+def test_locks_pin_by_hash_and_name_no_index(lock: str) -> None:
+    """Each requirement has a version and a hash; no line names a registry."""
+    text = (ROOT / "locks" / f"{lock}.lock").read_text()
+    for requirement in re.split(r"\n(?=\S)", text.strip()):
+        assert re.match(r"[\w.-]+(\[[\w,]+\])?==\S+", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+    assert "://" not in text
+
+
+def test_shipped_model_is_small() -> None:
+    """The embedded model's weights and tokenizer take at most 12 MB."""
+    folder = ROOT / "src" / "nestling" / "assets" / "nano"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000
