@@ -1,0 +1,45 @@
+"""Read-only maps of model files, and the one wording for files that are not what they claim.
+
+A map costs no memory until its pages are read. It also trusts the file to stay: if someone
+truncates or overwrites it while it is mapped, the next read of a lost page ends the process with
+SIGBUS (or sees the new bytes). That is why only the engine process maps weights; its supervisor
+restarts it. Replace a model by renaming a new file over the old one: a map keeps the old file.
+"""
+
+import mmap
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.errors import ModelFileError
+
+
+def corrupt(path: Path, reason: str, *, tensor: str | None = None) -> ModelFileError:
+    """The error for a file whose bytes contradict its format or each other."""
+    return ModelFileError(path, f"corrupt model file: {reason}", tensor=tensor)
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """[num_bytes], read-only; raises ModelFileError if `path` is no readable regular file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelFileError(path, "expected a regular file")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return np.empty(0, np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
+
+
+def read_small_file(path: Path, limit_bytes: int) -> bytes:
+    """The whole file; raises ModelFileError if it is unreadable or longer than `limit_bytes`."""
+    mapped = map_file(path)
+    if mapped.size > limit_bytes:
+        raise ModelFileError(
+            path, f"has {mapped.size} bytes, expected at most {limit_bytes} for a file of its kind"
+        )
+    return mapped.tobytes()
