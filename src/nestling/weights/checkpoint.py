@@ -1,0 +1,220 @@
+"""The one way in: a path to a `Checkpoint`, checked whole before any work starts.
+
+Accepts a Hugging Face folder (config.json and safetensors) or a GGUF file. Opening costs the
+headers and the vocabulary; tensors are decoded when asked. Code and pickles of a model repository
+are never run or read. Call it in the process that runs the model (see `mapped_file`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nestling.errors import ModelFileError
+from nestling.model.config import Gemma3nTextConfig, config_from_gguf, config_from_hf
+from nestling.model.names import required_tensors
+from nestling.model.tensors import TensorSource
+from nestling.weights.dequantize import is_supported
+from nestling.weights.gguf_file import MAGIC, GgufFile, read_gguf
+from nestling.weights.gguf_names import rename_all
+from nestling.weights.mapped_file import corrupt, map_file
+from nestling.weights.safetensors_file import read_safetensors_folder
+from nestling.weights.stored_tensor import StoredTensor, StoredTensors
+from nestling.weights.strict_json import read_object
+from nestling.weights.vocabulary import (
+    Vocabulary,
+    vocabulary_from_folder,
+    vocabulary_from_gguf,
+)
+
+_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+_TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")
+_PICKLES = (".bin", ".pt", ".pt2", ".pth", ".pkl", ".ckpt")
+_PICKLE_REASON = (
+    "is a pickle, and reading one can run the code inside it; "
+    "Nestling reads safetensors folders and GGUF files only"
+)
+_STOP_PIECES = ("<eos>", "<end_of_turn>")
+_PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model. `tensors` holds exactly what the text decoder needs, mapped, not decoded."""
+
+    path: Path
+    config: Gemma3nTextConfig
+    tensors: TensorSource
+    vocabulary: Vocabulary | None
+    """None: a folder without tokenizer; it serves token ids only."""
+    left_out: tuple[str, ...]
+    """Stored names that were left: towers, the shared layers' k/v, a head that is tied anyway."""
+    quantization: str
+    """The stored type of most weights, such as "bf16" or "q4_k"."""
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Opens the model at `path` and checks presence, shape and type of every tensor it needs.
+
+    Raises ModelFileError naming file and tensor or key.
+    """
+    try:
+        if path.is_dir():
+            return _load_folder(path)
+        if not path.exists():
+            raise ModelFileError(path, "does not exist; expected a model folder or a .gguf file")
+        return _load_file(path)
+    except OSError as error:  # a folder that may not be listed, a link that loops
+        raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
+
+
+def _load_file(path: Path) -> Checkpoint:
+    start = map_file(path)[:4].tobytes()
+    if start == MAGIC or path.suffix == ".gguf":
+        return _load_gguf(path)
+    if path.suffix in _PICKLES or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise ModelFileError(path, _PICKLE_REASON)
+    if path.suffix == ".safetensors":
+        raise ModelFileError(path, "is part of a model; give the folder that holds it")
+    raise ModelFileError(path, "expected a folder with config.json and safetensors, or a GGUF file")
+
+
+def _load_folder(folder: Path) -> Checkpoint:
+    _check_folder(folder)
+    raw = read_object(folder / "config.json")
+    if "auto_map" in raw:
+        raise ModelFileError(
+            folder / "config.json", "auto_map names code to run; Nestling runs no code of a model"
+        )
+    config = config_from_hf(raw, folder / "config.json")
+    stored = read_safetensors_folder(folder)
+    prefix = _decoder_prefix(folder, stored)
+    named = {name.removeprefix(prefix): tensor for name, tensor in stored.items()
+             if name.startswith(prefix)}  # fmt: skip
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        config = _with_eos(config, read_object(generation).get("eos_token_id"), generation)
+    return _checkpoint(folder, config, named, stored, vocabulary_from_folder(folder))
+
+
+def _check_folder(folder: Path) -> None:
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not any(name.endswith(".safetensors") for name in names):
+        for name in names:
+            if name.endswith(_PICKLES):
+                raise ModelFileError(folder / name, _PICKLE_REASON)
+            if name.endswith(".gguf"):
+                raise ModelFileError(folder, f"holds GGUF files; give the path of one, as {name}")
+    if "config.json" not in names:
+        raise ModelFileError(folder, "holds no config.json; expected a Gemma 3n model folder")
+
+
+def _decoder_prefix(folder: Path, stored: Mapping[str, StoredTensor]) -> str:
+    found = [prefix for prefix in _PREFIXES if f"{prefix}embed_tokens.weight" in stored]
+    if len(found) != 1:
+        problem = f"is there as each of {', '.join(found)}" if found else "is missing"
+        raise ModelFileError(
+            folder,
+            f"{problem}, expected under one of the prefixes {', '.join(_PREFIXES)}",
+            tensor="embed_tokens.weight",
+        )
+    return found[0]
+
+
+def _load_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    architecture = file.metadata.get("general.architecture")
+    if architecture != "gemma3n":
+        raise ModelFileError(path, f"architecture {architecture}, expected gemma3n")
+    if file.metadata.get("split.count", 1) not in (0, 1):
+        raise ModelFileError(path, "is one part of a split GGUF; merge the parts first")
+    named = rename_all(file.tensors)
+    _check_tied_head(path, named)
+    shapes = {name: tensor.shape for name, tensor in named.items()}
+    config = config_from_gguf(file.metadata, shapes, path)
+    config = _with_eos(config, _stop_ids(file), path)
+    per_layer = named.get(_PER_LAYER_EMBEDDING)
+    if per_layer is not None and per_layer.shape[0] > config.vocab_size_per_layer_input:
+        # Newer converters pad it with zero rows up to the rows of token_embd.
+        named[_PER_LAYER_EMBEDDING] = per_layer.first_rows(config.vocab_size_per_layer_input)
+    return _checkpoint(path, config, named, file.tensors, vocabulary_from_gguf(file.metadata, path))
+
+
+def _check_tied_head(path: Path, named: Mapping[str, StoredTensor]) -> None:
+    """The decoder computes logits with token_embd; a copy of it is fine, another head is not."""
+    head, embedding = named.get("lm_head.weight"), named.get("embed_tokens.weight")
+    if head is None or embedding is None:
+        return
+    is_copy = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if not is_copy or not np.array_equal(head.data, embedding.data):
+        raise ModelFileError(
+            path,
+            "differs from token_embd.weight: an untied head; Gemma 3n's is tied, and leaving this "
+            "one out would change the answers",
+            tensor=head.stored_name,
+        )
+
+
+def _stop_ids(file: GgufFile) -> list[int]:
+    """Ids that end a turn, by their pieces: the -it files' metadata name 106 alone, not `<eos>`."""
+    pieces = file.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(pieces, list):
+        return []
+    return [pieces.index(piece) for piece in _STOP_PIECES if piece in pieces]
+
+
+def _with_eos(config: Gemma3nTextConfig, value: object, path: Path) -> Gemma3nTextConfig:
+    """`config` that also stops at `value`: None, an id or a list of ids, as in `eos_token_id`."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    for token_id in ids:
+        if type(token_id) is not int or not 0 <= token_id < config.vocab_size:
+            raise ModelFileError(
+                path, f"eos_token_id {token_id!r}, expected an id below {config.vocab_size}"
+            )
+    return replace(config, eos_token_ids=tuple(sorted({*config.eos_token_ids, *ids})))
+
+
+def _checkpoint(
+    path: Path,
+    config: Gemma3nTextConfig,
+    named: Mapping[str, StoredTensor],
+    stored: Mapping[str, StoredTensor],
+    vocabulary: Vocabulary | None,
+) -> Checkpoint:
+    """Checks `named` (by checkpoint name) against what the decoder needs; the rest is left out."""
+    required = required_tensors(config)
+    used = {name: _checked(path, name, named.get(name), shape) for name, shape in required.items()}
+    used_names = {tensor.stored_name for tensor in used.values()}
+    left_out = sorted(set(stored) - used_names)
+    for name in left_out:
+        if name.endswith((".bias", "rope_freqs.weight")) and not _is_of_tower(name):
+            raise ModelFileError(path, "is nothing that a Gemma 3n decoder has", tensor=name)
+    num_elements: Counter[str] = Counter()
+    for tensor in used.values():
+        num_elements[tensor.dtype] += tensor.num_elements
+    quantization = num_elements.most_common(1)[0][0].lower()
+    return Checkpoint(
+        path, config, StoredTensors(path, used), vocabulary, tuple(left_out), quantization
+    )
+
+
+def _is_of_tower(name: str) -> bool:
+    return name.startswith(("v.", "a.", "mm.")) or any(tower in name for tower in _TOWERS)
+
+
+def _checked(
+    path: Path, name: str, tensor: StoredTensor | None, shape: tuple[int, ...]
+) -> StoredTensor:
+    if tensor is None:
+        raise ModelFileError(path, f"is missing, expected shape {list(shape)}", tensor=name)
+    if tensor.shape != shape:
+        raise corrupt(
+            tensor.path, f"shape is {list(tensor.shape)}, expected {list(shape)}", tensor=name
+        )
+    if not is_supported(tensor.dtype):
+        raise ModelFileError(
+            tensor.path, f"has type {tensor.dtype}, which Nestling does not read", tensor=name
+        )
+    return tensor
