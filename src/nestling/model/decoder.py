@@ -1,0 +1,127 @@
+"""Gemma 3n's text decoder over any batch of rows: embeddings, AltUp streams, layers, head.
+
+A forward pass changes nothing but the cache slots that its batch names. With kernels whose sums
+have a fixed order (`NativeKernels`) a token's logits are the same bits however it was batched.
+Formulas and tolerances: docs/model.md. Not thread-safe: one thread calls `forward`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.model.batch import ForwardBatch
+from nestling.model.config import Gemma3nTextConfig
+from nestling.model.kernels import Kernels
+from nestling.model.kv_cache import KVCache
+from nestling.model.layer import LayerRunner, WeightLoader, load_layer
+from nestling.model.names import required_tensors
+from nestling.model.ops import Array, match_magnitude, mean_square, rms_norm
+from nestling.model.step import StepPlanner
+from nestling.model.tensors import TensorSource
+
+OnLayer = Callable[[int, Array], None]
+"""Called after each layer: its index, the streams [num_rows, altup_num_inputs, hidden_size]."""
+
+
+class Decoder:
+    """Packs the weights once; embeddings stay in `tensors` and are gathered by rows."""
+
+    def __init__(self, config: Gemma3nTextConfig, tensors: TensorSource, kernels: Kernels) -> None:
+        self.config = config
+        self._tensors = tensors
+        self._kernels = kernels
+        self._planner = StepPlanner(config)
+        loader = WeightLoader(tensors, required_tensors(config), kernels)
+        extra_streams = range(config.altup_num_inputs - 1)
+        self._altup_projections = [
+            loader.matrix(f"altup_projections.{i}.weight") for i in extra_streams
+        ]
+        self._altup_unembed_projections = [
+            loader.matrix(f"altup_unembed_projections.{i}.weight") for i in extra_streams
+        ]
+        self._per_layer_model_projection = loader.matrix("per_layer_model_projection.weight")
+        self._per_layer_projection_norm = loader.vector("per_layer_projection_norm.weight")
+        self._norm = loader.vector("norm.weight")
+        self._head = loader.matrix("embed_tokens.weight")
+        self._layers = [
+            LayerRunner(config, i, load_layer(loader, config, i), kernels)
+            for i in range(config.num_hidden_layers)
+        ]
+
+    def forward(
+        self, batch: ForwardBatch, cache: KVCache, on_layer: OnLayer | None = None
+    ) -> Array:
+        """Logits [num_logit_rows, vocab_size] of `batch.logit_rows`, soft-capped.
+
+        Rows without logits go no further than their last keys and values: from the last layer that
+        owns any, only the logit rows run on (exact, see docs/model.md), and `on_layer` sees those.
+        """
+        streams, per_layer_inputs = self._embed(batch)
+        plan = self._planner.plan(batch)
+        slot_mapping = batch.slot_mapping
+        logit_rows = batch.logit_rows
+        last_owner = self.config.first_kv_shared_layer - 1
+        for i, layer in enumerate(self._layers):
+            rows = plan[self.config.layer_types[i]]
+            entered = layer.enter(streams, rows, cache, slot_mapping)
+            if i == last_owner and len(logit_rows) < len(streams):
+                plan = {layer_type: rows.take(logit_rows) for layer_type, rows in plan.items()}
+                rows = plan[self.config.layer_types[i]]
+                entered = entered.take(logit_rows)
+                per_layer_inputs = per_layer_inputs[logit_rows]
+            if not len(entered.q):
+                break
+            streams = layer.leave(entered, rows, cache, per_layer_inputs[:, i])
+            if on_layer is not None:
+                on_layer(i, streams)
+        else:
+            return self._logits(streams)
+        return np.empty((0, self.config.vocab_size), np.float32)
+
+    def _embed(self, batch: ForwardBatch) -> tuple[Array, Array]:
+        """Streams [num_rows, altup_num_inputs, hidden_size] and the inputs of all layers.
+
+        The latter are [num_rows, num_hidden_layers, hidden_size_per_layer_input].
+        """
+        config = self.config
+        ids = batch.input_ids.astype(np.int64)
+        embeddings = self._tensors.rows("embed_tokens.weight", ids) * config.hidden_size**0.5
+        magnitude = np.sqrt(mean_square(embeddings))
+        streams = np.empty((len(ids), config.altup_num_inputs, config.hidden_size), np.float32)
+        streams[:, 0] = embeddings
+        for i, projection in enumerate(self._altup_projections, start=1):
+            projected = self._kernels.linear(embeddings, projection)
+            streams[:, i] = match_magnitude(projected, magnitude)
+        return streams, self._per_layer_inputs(ids, embeddings)
+
+    def _per_layer_inputs(self, ids: NDArray[np.int64], embeddings: Array) -> Array:
+        """Per layer, what the token says there and what its embedding projects to, averaged."""
+        config = self.config
+        width = config.hidden_size_per_layer_input
+        projected = self._kernels.linear(embeddings, self._per_layer_model_projection)
+        projected *= config.hidden_size**-0.5
+        projected = projected.reshape(len(ids), config.num_hidden_layers, width)
+        out = rms_norm(projected, self._per_layer_projection_norm, config.rms_norm_eps)
+        table_ids = np.where(ids < config.vocab_size_per_layer_input, ids, 0)
+        looked_up = self._tensors.rows("embed_tokens_per_layer.weight", table_ids)
+        out += (looked_up * width**0.5).reshape(out.shape)
+        out *= 0.5**0.5
+        return out
+
+    def _logits(self, streams: Array) -> Array:
+        """Streams to [num_rows, vocab_size]: mean at equal magnitude, norm, head, soft cap."""
+        config = self.config
+        total = streams[:, 0].copy()
+        magnitude = np.sqrt(mean_square(total))
+        for i, projection in enumerate(self._altup_unembed_projections, start=1):
+            projected = self._kernels.linear(np.ascontiguousarray(streams[:, i]), projection)
+            total += match_magnitude(projected, magnitude)
+        total /= config.altup_num_inputs
+        logits = self._kernels.linear(rms_norm(total, self._norm, config.rms_norm_eps), self._head)
+        cap = config.final_logit_softcapping
+        if cap is not None:
+            logits /= cap
+            np.tanh(logits, out=logits)
+            logits *= cap
+        return logits

@@ -1,0 +1,113 @@
+"""The two heavy operations of the decoder behind one protocol: matrices and attention.
+
+`NumpyKernels` is the oracle: short, plain, and not bit-stable (BLAS sums a row differently in
+batches of different size). `NativeKernels` runs on the C++ core, whose sums have one fixed order.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.model.ops import Array
+from nestling.native.attention import attention
+from nestling.native.linear import PackedLinear, linear
+from nestling.native.threads import ThreadPool
+
+PackedWeight = Any
+"""What the same kernels' `pack` returned; nobody else looks inside."""
+Slots = NDArray[np.int64]
+
+
+class Kernels(Protocol):
+    """Dense float32 arrays in, dense float32 arrays out."""
+
+    def pack(self, weight: Array) -> PackedWeight:
+        """A matrix [out, in] in the form that `linear` wants."""
+        ...
+
+    def linear(self, x: Array, weight: PackedWeight) -> Array:
+        """[num_rows, in] -> [num_rows, out], x @ weight.T."""
+        ...
+
+    def attention(
+        self,
+        q: Array,
+        k_cache: Array,
+        v_cache: Array,
+        slots: Slots,
+        row_begin: Slots,
+        row_end: Slots,
+    ) -> Array:
+        """Softmax attention of q [num_rows, num_heads, head_dim], unscaled, -> the same shape.
+
+        The caches are [num_slots, num_kv_heads, head_dim]. Row r sees exactly the cache rows
+        slots[row_begin[r]:row_end[r]], at least one. Neighbouring query heads share a kv head.
+        """
+        ...
+
+
+class NumpyKernels:
+    """The reference, on numpy alone."""
+
+    def pack(self, weight: Array) -> PackedWeight:
+        """The matrix itself."""
+        return np.ascontiguousarray(weight, np.float32)
+
+    def linear(self, x: Array, weight: PackedWeight) -> Array:
+        """See `Kernels.linear`."""
+        out: Array = x @ weight.T
+        return out
+
+    def attention(
+        self,
+        q: Array,
+        k_cache: Array,
+        v_cache: Array,
+        slots: Slots,
+        row_begin: Slots,
+        row_end: Slots,
+    ) -> Array:
+        """See `Kernels.attention`."""
+        num_rows, num_heads, head_dim = q.shape
+        num_kv_heads = k_cache.shape[1]
+        groups = q.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        out = np.empty_like(groups)
+        for row in range(num_rows):
+            seen = slots[row_begin[row] : row_end[row]]
+            keys, values = k_cache[seen], v_cache[seen]  # [num_seen, num_kv_heads, head_dim]
+            scores = groups[row] @ keys.transpose(1, 2, 0)
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            out[row] = scores @ values.transpose(1, 0, 2)
+        return out.reshape(q.shape)
+
+
+class NativeKernels:
+    """The C++ core on its own pool of threads; every result is the same bits for any pool."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._pool = ThreadPool(num_threads)
+
+    def pack(self, weight: Array) -> PackedWeight:
+        """Packed as bfloat16 where that loses nothing (half the bytes to read), else as float32."""
+        bits = np.ascontiguousarray(weight, np.float32)
+        is_bfloat16 = not np.any(bits.view(np.uint32) & 0xFFFF)
+        return PackedLinear.pack(bits, "bfloat16" if is_bfloat16 else "float32")
+
+    def linear(self, x: Array, weight: PackedWeight) -> Array:
+        """See `Kernels.linear`."""
+        return linear(x, weight, self._pool)
+
+    def attention(
+        self,
+        q: Array,
+        k_cache: Array,
+        v_cache: Array,
+        slots: Slots,
+        row_begin: Slots,
+        row_end: Slots,
+    ) -> Array:
+        """See `Kernels.attention`."""
+        return attention(q, k_cache, v_cache, slots, row_begin, row_end, self._pool)
