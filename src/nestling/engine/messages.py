@@ -35,7 +35,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     """None: none. 0: of the chosen token. n: also of the n most likely tokens."""
     stop_token_ids: tuple[int, ...] = ()
-    """Generation ends with finish_reason "stop" when one of these is chosen; it is reported last."""
+    """Generation ends with finish_reason "stop" when one of these is chosen; it comes last."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
@@ -93,6 +93,9 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
     code: str
     message: str
+    path: str | None = None
+    """The file at fault, when `code` is that of a `ModelFileError`."""
+    tensor: str | None = None
 
 
 class TokenOutput(msgspec.Struct, frozen=True, tag="tokens"):

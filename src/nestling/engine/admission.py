@@ -1,0 +1,100 @@
+"""The engine's door: turns a `Submit` into a `Request`, or says why it can never run.
+
+The API refuses bad fields long before; this guards the loop against any other caller, so that no
+token id, number or length can reach an array it does not fit.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from nestling.engine.messages import SamplingParams, Submit
+from nestling.engine.request import Request
+from nestling.errors import ContextLengthExceededError, InvalidRequestError
+
+MAX_SEED = (1 << 63) - 1
+MAX_LOGPROBS = 20  # the API's own bound; more would only make messages large
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What the loaded model and its cache can take."""
+
+    vocab_size: int
+    num_text_tokens: int
+    max_model_len: int
+    num_cache_slots: int
+
+    @property
+    def max_len(self) -> int:
+        """Prompt and answer together, by context and cache."""
+        return min(self.max_model_len, self.num_cache_slots)
+
+
+def admit(submit: Submit, limits: RequestLimits) -> Request:
+    """A fresh request; raises `InvalidRequestError` or `ContextLengthExceededError`."""
+    params = submit.sampling_params
+    _check_prompt(submit.prompt_token_ids, limits)
+    _check_params(params, limits)
+    num_prompt_tokens = len(submit.prompt_token_ids)
+    return Request(
+        request_id=submit.request_id,
+        token_ids=list(submit.prompt_token_ids),
+        num_prompt_tokens=num_prompt_tokens,
+        sampling_params=params,
+        max_tokens=min(params.max_tokens, limits.max_len - num_prompt_tokens),
+        seed=secrets.randbits(63) if params.seed is None else params.seed,
+    )
+
+
+def _check_prompt(token_ids: list[int], limits: RequestLimits) -> None:
+    if not token_ids:
+        raise InvalidRequestError("the prompt is empty", param="messages")
+    for extreme in (min(token_ids), max(token_ids)):
+        if not 0 <= extreme < limits.vocab_size:
+            raise InvalidRequestError(
+                f"prompt token id {extreme} is outside 0..{limits.vocab_size - 1}",
+                param="messages",
+            )
+    if len(token_ids) + 1 > limits.max_len:
+        by_cache = limits.num_cache_slots < limits.max_model_len
+        bound = "KV cache" if by_cache else "context"
+        raise ContextLengthExceededError(
+            f"the prompt has {len(token_ids)} tokens and needs room for one more; "
+            f"the {bound} holds {limits.max_len}",
+            param="messages",
+        )
+
+
+def _check_params(params: SamplingParams, limits: RequestLimits) -> None:
+    for name, least, most in _RANGES:
+        value = getattr(params, name)
+        if value is not None and not least <= value <= most:  # NaN fails too
+            raise InvalidRequestError(
+                f"{name}: expected {least} to {most}, got {value}", param=name
+            )
+    for token_id, bias in params.logit_bias.items():
+        if not 0 <= token_id < limits.num_text_tokens or not abs(bias) <= _LARGE:
+            raise InvalidRequestError(
+                f"logit_bias: expected token ids 0..{limits.num_text_tokens - 1} with values "
+                f"up to {_LARGE:g}, got {token_id}: {bias}",
+                param="logit_bias",
+            )
+
+
+_LARGE = 1e6
+"""Beyond any use, yet far from float32's own end, so that no step overflows."""
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 1, MAX_SEED),
+    ("temperature", 0, _LARGE),
+    ("top_k", 0, MAX_SEED),
+    ("top_p", 0, 1),
+    ("top_a", 0, 1),
+    ("min_p", 0, 1),
+    ("repetition_penalty", 1 / _LARGE, _LARGE),
+    ("frequency_penalty", -_LARGE, _LARGE),
+    ("presence_penalty", -_LARGE, _LARGE),
+    ("seed", 0, MAX_SEED),
+    ("choice_index", 0, MAX_SEED),
+    ("logprobs", 0, MAX_LOGPROBS),
+)

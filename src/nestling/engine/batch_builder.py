@@ -1,0 +1,41 @@
+"""Turns one step of the scheduler into the arrays that the model takes."""
+
+import numpy as np
+
+from nestling.engine.kv_cache_manager import KVCacheManager
+from nestling.engine.scheduler import SchedulerOutput
+from nestling.model.batch import ForwardBatch
+
+
+def build_batch(output: SchedulerOutput, kv_cache_manager: KVCacheManager) -> ForwardBatch:
+    """The step's rows in the scheduled order; logits are wanted where a request is sampled."""
+    num_tokens = output.num_tokens
+    input_ids = np.empty(num_tokens, np.int32)
+    positions = np.empty(num_tokens, np.int32)
+    slot_mapping = np.empty(num_tokens, np.int64)
+    query_start_loc = np.zeros(len(output.scheduled) + 1, np.int32)
+    context_slots = []
+    logit_rows = []
+    row = 0
+    for i, item in enumerate(output.scheduled):
+        request = item.request
+        begin = request.num_computed_tokens
+        end = begin + item.num_new_tokens
+        rows = slice(row, row + item.num_new_tokens)
+        slots = kv_cache_manager.slots(request.request_id, end)
+        input_ids[rows] = request.token_ids[begin:end]
+        positions[rows] = np.arange(begin, end)
+        slot_mapping[rows] = slots[begin:]
+        context_slots.append(slots)
+        row = rows.stop
+        query_start_loc[i + 1] = row
+        if item.is_sampled:
+            logit_rows.append(row - 1)
+    return ForwardBatch(
+        input_ids=input_ids,
+        positions=positions,
+        slot_mapping=slot_mapping,
+        query_start_loc=query_start_loc,
+        context_slots=tuple(context_slots),
+        logit_rows=np.array(logit_rows, np.int32),
+    )

@@ -1,0 +1,216 @@
+"""The engine loop: drain commands, schedule, run the model, sample, tell. One thread owns it all.
+
+Others only `post` commands; answers leave through `emit`, in the loop's thread. Each request gets
+exactly one last event: a `TokenOutput` with a finish reason, or a `RequestFailed`.
+"""
+
+import logging
+import queue
+from collections.abc import Callable, Sequence
+
+from nestling.engine.admission import RequestLimits, admit
+from nestling.engine.batch_builder import build_batch
+from nestling.engine.config import EngineConfig
+from nestling.engine.kv_cache_manager import KVCacheManager
+from nestling.engine.messages import (
+    Abort,
+    EngineCommand,
+    EngineEvent,
+    EngineInfo,
+    FinishReason,
+    GetStats,
+    RequestFailed,
+    Shutdown,
+    Stats,
+    Submit,
+    TokenOutput,
+)
+from nestling.engine.request import Request
+from nestling.engine.runner import Logits, ModelRunner
+from nestling.engine.sampler import RequestSampler
+from nestling.engine.scheduler import Scheduler, SchedulerOutput
+from nestling.errors import EngineError, InvalidRequestError, NestlingError, OverloadedError
+
+logger = logging.getLogger(__name__)
+
+Emit = Callable[[Sequence[EngineEvent]], None]
+
+
+class EngineLoop:
+    """All mutable state of an engine: scheduler and KV blocks, runner, samplers."""
+
+    def __init__(self, runner: ModelRunner, config: EngineConfig, emit: Emit) -> None:
+        self._runner = runner
+        self._emit = emit
+        self._kv = KVCacheManager(runner.num_blocks, runner.block_size)
+        self._scheduler = Scheduler(
+            self._kv,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_waiting=config.max_waiting,
+        )
+        self._limits = RequestLimits(
+            vocab_size=runner.vocab_size,
+            num_text_tokens=runner.num_text_tokens,
+            max_model_len=runner.max_model_len,
+            num_cache_slots=self._kv.num_slots,
+        )
+        self._max_num_seqs = config.max_num_seqs
+        self._samplers: dict[str, RequestSampler] = {}
+        self._commands: queue.SimpleQueue[EngineCommand] = queue.SimpleQueue()
+        self._events: list[EngineEvent] = []
+        self._is_stopping = False
+        self._num_steps = 0
+        self._num_prompt_tokens = 0
+        self._num_generated_tokens = 0
+        self._num_preemptions = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """`max_model_len` is what one request can really hold, by context and cache."""
+        return EngineInfo(
+            vocab_size=self._runner.vocab_size,
+            max_model_len=self._limits.max_len,
+            max_num_seqs=self._max_num_seqs,
+            num_blocks=self._kv.num_blocks,
+            block_size=self._kv.block_size,
+        )
+
+    def post(self, command: EngineCommand) -> None:
+        """Leave a command for the next step; callable from any thread."""
+        self._commands.put(command)
+
+    def run(self) -> None:
+        """Work until `Shutdown`; sleep while no request is live."""
+        while not self._is_stopping:
+            self._drain(may_wait=not self._scheduler.live)
+            self.step()
+
+    def step(self) -> None:
+        """Do the posted commands and compute one step; never waits."""
+        self._drain(may_wait=False)
+        if self._scheduler.live:
+            self._compute()
+        if self._events:
+            events, self._events = self._events, []
+            self._emit(events)
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def _drain(self, *, may_wait: bool) -> None:
+        if may_wait:
+            self._handle(self._commands.get())
+        while not self._commands.empty():
+            self._handle(self._commands.get())
+
+    def _handle(self, command: EngineCommand) -> None:
+        match command:
+            case Submit():
+                self._submit(command)
+            case Abort(request_id):
+                if self._scheduler.is_live(request_id):
+                    self._finish(request_id, "abort")
+            case GetStats(probe_id):
+                self._events.append(self._stats(probe_id))
+            case Shutdown():
+                self._is_stopping = True
+                for request in self._scheduler.live:
+                    self._finish(request.request_id, "abort")
+
+    def _submit(self, submit: Submit) -> None:
+        request_id = submit.request_id
+        try:
+            if self._scheduler.is_live(request_id):
+                raise InvalidRequestError(
+                    f"request_id {request_id!r} is in use", param="request_id"
+                )
+            request = admit(submit, self._limits)
+            self._scheduler.add(request)
+        except NestlingError as error:
+            retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
+            self._events.append(
+                RequestFailed(request_id, error.code, error.message, error.param, retry_after_s)
+            )
+            return
+        self._samplers[request_id] = RequestSampler(
+            request.sampling_params,
+            seed=request.seed,
+            prompt_token_ids=submit.prompt_token_ids,
+            num_text_tokens=self._limits.num_text_tokens,
+        )
+
+    def _stats(self, probe_id: int) -> Stats:
+        return Stats(
+            probe_id=probe_id,
+            num_waiting=self._scheduler.num_waiting,
+            num_running=self._scheduler.num_running,
+            num_free_blocks=self._kv.num_free_blocks,
+            num_blocks=self._kv.num_blocks,
+            num_steps=self._num_steps,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+            num_preemptions=self._num_preemptions,
+        )
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        output = self._scheduler.schedule()
+        self._num_steps += 1
+        self._num_preemptions += output.num_preempted
+        try:
+            logits = self._runner.execute(build_batch(output, self._kv))
+        except Exception:  # whatever the model raised, the waiting requests go on
+            logger.exception("a model step failed; its %d requests end", len(output.scheduled))
+            for item in output.scheduled:
+                self._fail(item.request, "the model could not compute this step")
+            return
+        self._scheduler.advance(output)
+        self._sample(output, logits)
+
+    def _sample(self, output: SchedulerOutput, logits: Logits) -> None:
+        sampled = [item.request for item in output.scheduled if item.is_sampled]
+        assert len(logits) == len(sampled)
+        for request, row in zip(sampled, logits, strict=True):
+            try:
+                self._sample_one(request, row)
+            except Exception:  # one request's fault must not end its neighbours
+                logger.exception("sampling failed; one request ends")
+                self._fail(request, "the next token could not be chosen")
+
+    def _sample_one(self, request: Request, row: Logits) -> None:
+        token_id, logprobs = self._samplers[request.request_id].sample(row)
+        if request.num_output_tokens == 0:
+            self._num_prompt_tokens += request.num_prompt_tokens
+        request.token_ids.append(token_id)
+        self._num_generated_tokens += 1
+        finish_reason: FinishReason | None = None
+        if token_id in request.sampling_params.stop_token_ids:
+            finish_reason = "stop"
+        elif request.num_output_tokens >= request.max_tokens:
+            finish_reason = "length"
+        if finish_reason is not None:
+            self._remove(request.request_id)
+        self._events.append(
+            TokenOutput(
+                request.request_id,
+                [token_id],
+                finish_reason,
+                None if logprobs is None else [logprobs],
+            )
+        )
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def _finish(self, request_id: str, finish_reason: FinishReason) -> None:
+        self._remove(request_id)
+        self._events.append(TokenOutput(request_id, [], finish_reason))
+
+    def _fail(self, request: Request, message: str) -> None:
+        self._remove(request.request_id)
+        self._events.append(RequestFailed(request.request_id, EngineError.code, message))
+
+    def _remove(self, request_id: str) -> None:
+        request = self._scheduler.remove(request_id)
+        assert request is not None
+        del self._samplers[request_id]

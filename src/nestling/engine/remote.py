@@ -1,0 +1,212 @@
+"""`EngineClient` over an engine in a process of its own: starts it, watches it, replaces it.
+
+Runs on one asyncio loop of the web process. When the engine process dies, its live requests end
+with `EngineRestartedError` and a new process is started, with growing pauses; after 5 deaths within
+60 s it stays down, since a model that always dies would only burn the machine.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+
+from nestling.engine.child import EngineChild
+from nestling.engine.config import EngineConfig
+from nestling.engine.messages import (
+    Abort,
+    EngineInfo,
+    GetStats,
+    Shutdown,
+    Stats,
+    Submit,
+    TokenOutput,
+)
+from nestling.engine.streams import RequestStreams
+from nestling.engine.wire import FrameError, pack_submit
+from nestling.errors import (
+    EngineError,
+    EngineRestartedError,
+    NestlingError,
+    OverloadedError,
+    ServerShutdownError,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_DEATHS = 5
+DEATH_WINDOW_S = 60.0
+MAX_BACKOFF_S = 5.0
+STOP_TIMEOUT_S = 5.0
+EXIT_TIMEOUT_S = 1.0
+"""Between the end of its socket and the end of a process."""
+ENGINE_ARGV = (sys.executable, "-m", "nestling.engine.process")
+
+
+class ProcessEngine:
+    """An engine process and the requests that are with it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        argv: Sequence[str] = ENGINE_ARGV,
+        health_timeout_s: float = 10.0,
+        backoff_s: float = 0.1,
+    ) -> None:
+        self._config = config
+        self._argv = tuple(argv)
+        self._health_timeout_s = health_timeout_s
+        self._backoff_s = backoff_s
+        self._streams = RequestStreams()
+        self._child: EngineChild | None = None
+        self._info: EngineInfo | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._is_up = asyncio.Event()
+        self._num_held = 0
+        self._end: NestlingError | None = EngineError("the engine has not been started")
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineError("the engine has not been started")
+        return self._info
+
+    @property
+    def pid(self) -> int | None:
+        """The present engine process; None while there is none."""
+        return None if self._child is None else self._child.pid
+
+    async def start(self) -> None:
+        """Start the process and await its model; raises `ModelFileError` or `EngineError`."""
+        if self._supervisor is not None:
+            raise EngineError("the engine has been started before")
+        child = await EngineChild.start(self._argv, self._config)
+        self._end = None
+        self._adopt(child)
+        self._supervisor = asyncio.create_task(self._supervise(child), name="engine-supervisor")
+
+    async def generate(self, submit: Submit) -> AsyncGenerator[TokenOutput, None]:
+        frame = pack_submit(submit)
+        child = await self._living_child()
+        outputs = self._streams.generate(
+            submit.request_id,
+            start=lambda: child.write(frame),
+            abort=lambda: child.send(Abort(submit.request_id)),
+        )
+        try:
+            async for output in outputs:
+                yield output
+        finally:
+            await outputs.aclose()
+
+    async def abort(self, request_id: str) -> None:
+        if self._child is not None:
+            self._child.send(Abort(request_id))
+
+    async def health(self) -> Stats:
+        if self._end is not None:
+            raise self._copy_of_end()
+        child = self._child
+        if child is None:
+            raise EngineRestartedError("the engine process died; a new one is starting")
+        return await self._streams.probe(
+            lambda probe_id: child.send(GetStats(probe_id)), self._health_timeout_s
+        )
+
+    async def stop(self) -> None:
+        """End the process; live requests end with `ServerShutdownError`."""
+        if self._supervisor is None:
+            return
+        self._give_up(ServerShutdownError("the engine is shutting down"))
+        self._supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._supervisor
+        child, self._child = self._child, None
+        if child is not None:
+            child.send(Shutdown())
+            await child.end(STOP_TIMEOUT_S)
+
+    # --- the process -----------------------------------------------------------------------------
+
+    def _adopt(self, child: EngineChild) -> None:
+        self._child = child
+        self._info = child.info
+        self._is_up.set()
+
+    async def _living_child(self) -> EngineChild:
+        """The engine process; while a new one starts, as many requests wait as fit its queue."""
+        places = self._config.max_num_seqs + self._config.max_waiting
+        while self._end is None and self._child is None:
+            if self._num_held >= places:
+                raise OverloadedError(f"the engine is restarting and {places} requests wait for it")
+            self._num_held += 1
+            try:
+                await self._is_up.wait()
+            finally:
+                self._num_held -= 1
+        if self._end is not None:
+            raise self._copy_of_end()
+        assert self._child is not None
+        return self._child
+
+    async def _supervise(self, child: EngineChild) -> None:
+        deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        try:
+            while True:
+                await self._pump(child)
+                deaths.append(time.monotonic())
+                replacement = await self._replace(deaths)
+                if replacement is None:
+                    return
+                child = replacement
+                self._adopt(child)
+        except Exception:
+            logger.exception("the engine's supervisor ended by a defect of its own")
+            self._give_up(EngineError("the engine's supervisor has ended"))
+
+    async def _pump(self, child: EngineChild) -> None:
+        """Hand events on until the process is gone; then end the requests that were with it."""
+        try:
+            while (events := await child.receive()) is not None:
+                self._streams.dispatch(events)
+        except (OSError, FrameError):
+            logger.exception("the connection to the engine process broke")
+        self._child = None
+        self._is_up.clear()
+        self._streams.fail_all(
+            lambda: EngineRestartedError("the engine process died; send the request again")
+        )
+        logger.error("the engine process ended: %s", await child.end(EXIT_TIMEOUT_S))
+
+    async def _replace(self, deaths: deque[float]) -> EngineChild | None:
+        """A new process; None, and the circuit is open, if they die too often."""
+        backoff_s = self._backoff_s
+        while True:
+            if len(deaths) == MAX_DEATHS and deaths[-1] - deaths[0] < DEATH_WINDOW_S:
+                self._give_up(
+                    EngineError(
+                        f"the engine process died {MAX_DEATHS} times within {DEATH_WINDOW_S:g} s "
+                        "and is not started again"
+                    )
+                )
+                return None
+            recent = [at for at in deaths if time.monotonic() - at < DEATH_WINDOW_S]
+            await asyncio.sleep(min(backoff_s * 2 ** (len(recent) - 1), MAX_BACKOFF_S))
+            try:
+                return await EngineChild.start(self._argv, self._config)
+            except NestlingError as error:
+                logger.error("the engine process did not start: %s", error)  # noqa: TRY400
+                deaths.append(time.monotonic())
+
+    def _give_up(self, error: NestlingError) -> None:
+        """From now on every call ends with this error, the live and the held ones too."""
+        self._end = error
+        self._streams.fail_all(self._copy_of_end)
+        self._is_up.set()
+
+    def _copy_of_end(self) -> NestlingError:
+        assert self._end is not None
+        return type(self._end)(self._end.message)

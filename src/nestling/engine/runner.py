@@ -1,0 +1,109 @@
+"""The model behind the loop: a small protocol, and Gemma 3n's decoder with its KV cache behind it.
+
+A runner computes; which tokens, positions and slots is said by the batch alone.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.engine.config import EngineConfig
+from nestling.model.batch import ForwardBatch
+from nestling.model.config import Gemma3nTextConfig
+from nestling.model.decoder import Decoder
+from nestling.model.kernels import NativeKernels
+from nestling.model.kv_cache import KVCache
+from nestling.weights.checkpoint import load_checkpoint
+
+Logits = NDArray[np.float32]
+
+
+class ModelRunner(Protocol):
+    """What the engine loop needs of a model. All calls come from the loop's thread."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that may be input, and the width of the logits."""
+        ...
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Ids below this may be sampled."""
+        ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Positions of one sequence."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the KV cache."""
+        ...
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        ...
+
+    def execute(self, batch: ForwardBatch) -> Logits:
+        """f32 [num_logit_rows, vocab_size]; changes only the cache slots that the batch names."""
+        ...
+
+
+LoadRunner = Callable[[EngineConfig], ModelRunner]
+"""Builds the runner of an engine; raises `ModelFileError`."""
+
+
+class DecoderRunner:
+    """Gemma 3n's decoder over a KV cache of `num_blocks * block_size` slots."""
+
+    def __init__(
+        self, decoder: Decoder, *, max_model_len: int, num_blocks: int, block_size: int
+    ) -> None:
+        self._decoder = decoder
+        self._cache = KVCache.allocate(decoder.config, num_blocks * block_size)
+        self.vocab_size = decoder.config.vocab_size
+        self.num_text_tokens = decoder.config.num_text_tokens
+        self.max_model_len = max_model_len
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+
+    def execute(self, batch: ForwardBatch) -> Logits:
+        return self._decoder.forward(batch, self._cache)
+
+
+def load_runner(config: EngineConfig) -> DecoderRunner:
+    """Load the checkpoint and pack its weights; raises `ModelFileError`."""
+    checkpoint = load_checkpoint(Path(config.model))
+    model = checkpoint.config
+    kernels = NativeKernels(config.num_threads or num_usable_cores())
+    max_model_len = min(
+        config.max_model_len or model.max_position_embeddings, model.max_position_embeddings
+    )
+    return DecoderRunner(
+        Decoder(model, checkpoint.tensors, kernels),
+        max_model_len=max_model_len,
+        num_blocks=num_cache_blocks(config, model, max_model_len),
+        block_size=config.block_size,
+    )
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may run on, which a container or taskset may have narrowed."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def num_cache_blocks(config: EngineConfig, model: Gemma3nTextConfig, max_model_len: int) -> int:
+    """`num_blocks` if set; else whole contexts as far as `kv_cache_bytes` goes, one at least."""
+    if config.num_blocks is not None:
+        return config.num_blocks
+    blocks_per_seq = -(-max_model_len // config.block_size)
+    affordable = config.kv_cache_bytes // (KVCache.bytes_per_slot(model) * config.block_size)
+    return max(blocks_per_seq, min(affordable, blocks_per_seq * config.max_num_seqs))
