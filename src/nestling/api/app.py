@@ -1,6 +1,7 @@
 """Puts the HTTP side together: routes with their access classes, and the layers around them."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from nestling.api.lifecycle import Lifecycle
 from nestling.api.models import ModelsEndpoint
 from nestling.api.origins import CorsMiddleware, HostMiddleware
 from nestling.chat.request import ChatModel
-from nestling.errors import ServerShutdownError
+from nestling.errors import EngineError, ServerShutdownError
 from nestling.settings import Settings
 
 Health = Callable[[], Awaitable[object]]
@@ -69,11 +70,15 @@ async def _livez(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
-    async def readyz(_scope: Scope, _receive: Receive, send: Send) -> None:
+    async def readyz(scope: Scope, _receive: Receive, send: Send) -> None:
         if lifecycle.is_draining:
             raise ServerShutdownError("the server is shutting down")
-        await health()
-        await send_body(send, 200, _OK, {"cache-control": "no-store"})
+        try:
+            await health()
+        except EngineError as error:
+            await send_error(scope, send, replace(http_error(error), status=503))
+        else:
+            await send_body(send, 200, _OK, {"cache-control": "no-store"})
 
     return readyz
 

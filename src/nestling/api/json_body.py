@@ -7,6 +7,7 @@ that overflow, other encodings than UTF-8.
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 from nestling.errors import InvalidRequestError
@@ -59,8 +60,7 @@ def _refused(problem: str) -> InvalidRequestError:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice[:100]!a} stands twice in one object")
     return value
 

@@ -106,7 +106,10 @@ class CorsMiddleware:
         if allowed is not None:
             answer.append((b"access-control-allow-origin", allowed.encode("latin-1")))
             answer.append(
-                (b"access-control-allow-headers", _PREFLIGHT_DEFAULT if wanted is None else wanted.encode("latin-1"))
+                (
+                    b"access-control-allow-headers",
+                    _PREFLIGHT_DEFAULT if wanted is None else wanted.encode("latin-1"),
+                )
             )
         await send({"type": "http.response.start", "status": 204, "headers": answer})
         await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,112 @@
+"""Opens the accounts database: SQLite in WAL mode, every commit synced, brought to the newest form.
+
+Writers take the lock at BEGIN, so that a transaction that has read may also write; readers run in
+autocommit. Several processes may have it open, such as a server and the command line.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from nestling.accounts.migrations import HEAD
+from nestling.errors import StoreError
+
+DATABASE_FILE_NAME = "accounts.db"
+BUSY_TIMEOUT_MS = 5000
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def open_database(path: Path) -> AsyncEngine:
+    """Migrate the database at `path` if it needs it and return an engine on it.
+
+    Raises `StoreError` if it is no database, or was written by a newer version of Nestling.
+    """
+    try:
+        if _revision(path) != HEAD:
+            _migrate(path)
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        cause = (
+            error.orig if isinstance(error, SQLAlchemyError) and hasattr(error, "orig") else error
+        )
+        raise StoreError(f"{path}: expected an accounts database, but got: {cause}") from error
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    _prepare(engine.sync_engine)
+    return engine
+
+
+def open_lookup(path: Path) -> Connection:
+    """Return a connection for the one read that every request makes, on the event loop's thread.
+
+    A read by index takes about 0.06 ms here and 1 ms through aiosqlite's thread; WAL readers do not
+    wait for writers. SQLite only: with a database over the network this would block the loop.
+    """
+    engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool)
+    _prepare(engine)
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _revision(path: Path) -> str | None:
+    """Return the revision of the database, None if it has none; creates no file."""
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            raise
+    return None if row is None else str(row[0])
+
+
+def _migrate(path: Path) -> None:
+    """Bring the database to HEAD in one transaction; another process may be doing the same."""
+    from alembic.command import upgrade
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    path.touch(mode=0o600)
+    engine = create_engine(f"sqlite:///{path}")
+    _prepare(engine)
+    try:
+        with engine.begin() as connection:
+            revision = _revision(path)
+            if revision is not None and revision not in known:
+                raise StoreError(
+                    f"{path}: this database is from a newer version of Nestling (revision "
+                    f"{revision}, but this version knows up to {HEAD}); use that version"
+                )
+            config.attributes["connection"] = connection
+            upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def _prepare(engine: Engine) -> None:
+    """Set every new connection up, and make transactions take the write lock when they begin."""
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
