@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from nestling.accounts.data_dir import prepare_data_dir
-from nestling.accounts.database import DATABASE_FILE_NAME, open_database
+from nestling.accounts.database import DATABASE_FILE_NAME, open_database, open_lookup
 from nestling.accounts.key_text import KEY_MARK, key_hash, new_key_text, prefix_of
 from nestling.accounts.pepper import PEPPER_FILE_NAME, create_pepper, read_pepper
 from nestling.accounts.tables import api_key_table
@@ -31,6 +31,8 @@ LAST_USED_STEP = timedelta(minutes=1)
 
 _log = get_logger("accounts")
 _t = api_key_table.c
+_NO_HASH = "0" * 64
+"""Compared with when there is no such key, so that both cases take the same steps."""
 _BY_PREFIX = select(api_key_table).where(_t.prefix == bindparam("prefix"))
 
 
@@ -59,8 +61,9 @@ class KeyStore:
     Database trouble is raised as `StoreError`.
     """
 
-    def __init__(self, engine: AsyncEngine, pepper: bytes) -> None:
+    def __init__(self, engine: AsyncEngine, lookup: Connection, pepper: bytes) -> None:
         self._engine = engine
+        self._lookup = lookup
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._pepper = pepper
         self._touches: dict[str, asyncio.Task[None]] = {}
@@ -75,15 +78,18 @@ class KeyStore:
             if pepper is None:
                 await _refuse_lost_pepper(engine, data_dir)
                 pepper = create_pepper(data_dir)
+            lookup = open_lookup(data_dir / DATABASE_FILE_NAME)
         except BaseException:
             await engine.dispose()
             raise
-        return cls(engine, pepper)
+        return cls(engine, lookup, pepper)
 
     async def close(self) -> None:
         """Write what is still to be written and close the database."""
         if self._touches:
             await asyncio.wait(self._touches.values())
+        self._lookup.close()
+        self._lookup.engine.dispose()
         await self._engine.dispose()
 
     async def create(self, name: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
@@ -141,12 +147,14 @@ class KeyStore:
     async def authenticate(self, secret: str) -> ApiKey:
         """Return the key with this text; raises `AuthenticationError` with the reason."""
         prefix = prefix_of(secret)
-        rows = [] if prefix is None else await self._read(_BY_PREFIX, {"prefix": prefix})
-        given = key_hash(secret, self._pepper) if secret.isascii() else ""
-        stored = rows[0].key_hash if rows else ""
-        if not hmac.compare_digest(given, stored) or not rows:
+        if prefix is None:
             raise AuthenticationError("Incorrect API key provided.")
-        key, now = _from_row(rows[0]), datetime.now(UTC)
+        row = self._look_up(prefix)
+        stored = _NO_HASH if row is None else row.key_hash
+        is_equal = hmac.compare_digest(key_hash(secret, self._pepper), stored)
+        if row is None or not is_equal:
+            raise AuthenticationError("Incorrect API key provided.")
+        key, now = _from_row(row), datetime.now(UTC)
         if key.disabled:
             raise AuthenticationError("This API key is disabled.", code="api_key_disabled")
         if key.is_expired(now):
@@ -178,12 +186,16 @@ class KeyStore:
         except StoreError as error:
             _log.warning("last use not written", key_prefix=key.prefix, problem=error.message)
 
-    async def _read(
-        self, statement: Any, values: dict[str, str] | None = None
-    ) -> Sequence[Row[Any]]:
+    def _look_up(self, prefix: str) -> Row[Any] | None:
+        try:
+            return self._lookup.execute(_BY_PREFIX, {"prefix": prefix}).first()
+        except SQLAlchemyError as error:
+            raise StoreError(f"accounts database: cannot read: {error}") from error
+
+    async def _read(self, statement: Any) -> Sequence[Row[Any]]:
         try:
             async with self._reader.connect() as connection:
-                return (await connection.execute(statement, values)).all()
+                return (await connection.execute(statement)).all()
         except SQLAlchemyError as error:
             raise StoreError(f"accounts database: cannot read: {error}") from error
 
