@@ -31,9 +31,11 @@ def oracle_logits(token_ids: Sequence[int]) -> NDArray[np.float32]:
         lanes = (np.arange(VOCAB_SIZE, dtype=np.uint64) + state) * _MULTIPLIER
         lanes ^= lanes >> np.uint64(31)
         lanes *= _MULTIPLIER
-    logits = ((lanes >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)) * 12 - 6
+    logits: NDArray[np.float32] = (
+        (lanes >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    ) * 12 - 6
     logits[NUM_TEXT_TOKENS:] = 1e4
-    return logits.astype(np.float32)
+    return logits
 
 
 class FakeRunner:
@@ -63,7 +65,7 @@ class FakeRunner:
             assert (batch.slot_mapping[begin:end] == slots[len(slots) - (end - begin) :]).all()
             assert (self._positions[slots] == np.arange(len(slots))).all()
             if end - 1 in batch.logit_rows:
-                rows.append(oracle_logits(self._tokens[slots]))
+                rows.append(oracle_logits(self._tokens[slots].tolist()))
         return np.array(rows, np.float32).reshape(len(rows), VOCAB_SIZE)
 
 

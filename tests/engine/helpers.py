@@ -1,7 +1,7 @@
 """What several engine tests share: a stepped loop, and what one request alone must give."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nestling.engine.client import EngineClient
 from nestling.engine.config import EngineConfig
@@ -116,6 +116,15 @@ async def collect(
         tokens += output.token_ids
         reason = output.finish_reason
     return tokens, reason
+
+
+async def until(is_true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for what happens outside of this loop."""
+    for _ in range(int(timeout_s / 0.01)):
+        if is_true():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError(f"it did not come true within {timeout_s} s")
 
 
 async def until_idle(client: EngineClient, timeout_s: float = 5.0) -> Stats:

@@ -57,7 +57,8 @@ def exact_distribution(params: SamplingParams, prompt: list[int]) -> np.ndarray:
 def chi_square_limit(degrees: int) -> float:
     """Wilson and Hilferty's approximation of the quantile for p = 1e-4."""
     z = NormalDist().inv_cdf(1 - 1e-4)
-    return degrees * (1 - 2 / (9 * degrees) + z * (2 / (9 * degrees)) ** 0.5) ** 3
+    root = 1 - 2 / (9 * degrees) + z * (2 / (9 * degrees)) ** 0.5
+    return float(degrees * root**3)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,29 @@
+"""Bad engine settings stop the start and name key, expectation and value."""
+
+import pytest
+
+from nestling.engine.config import EngineConfig
+from nestling.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dtype", "int4"),
+        ("num_threads", -1),
+        ("max_num_seqs", 0),
+        ("max_num_batched_tokens", 15),
+        ("max_waiting", -1),
+        ("max_model_len", 1),
+        ("num_blocks", 0),
+        ("block_size", 0),
+        ("kv_cache_bytes", 0),
+    ],
+)
+def test_bad_values_are_named(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"{key}: expected .*got '?{value}"):
+        EngineConfig(model="/m", **{key: value})  # type: ignore[arg-type]
+
+
+def test_the_defaults_stand() -> None:
+    assert EngineConfig(model="/m").block_size == 16
