@@ -81,7 +81,8 @@ def test_reads_what_the_library_writes(tmp_path: Path) -> None:
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:
-    path = _file(tmp_path, (_key("a", U32, b"\x05\0\0\0"),), start=b"GGUF\x02\0\0\0")
+    key = _key("a", U32, b"\x05\0\0\0")
+    path = _file(tmp_path, (key,), start=b"GGUF\x02\0\0\0", data=b"")
     assert read_gguf(path).metadata == {"a": 5}
 
 
@@ -160,8 +161,9 @@ def test_an_alignment_that_is_no_integer_is_refused(tmp_path: Path) -> None:
         ((_tensor(at=1 << 63),), "ends at byte 9223372036854775824"),
         ((_tensor(ne=(40,), ggml_type=8),), "rows of 40 elements are not whole Q8_0 blocks of 32"),
         ((_tensor(), _tensor(at=32)), "appears twice"),
-        ((_tensor("v", ne=(9,)), _tensor(at=32)), "begins at byte 32 and overlaps .* ends at 36"),
-        ((_tensor("v"), _tensor()), "begins at byte 0 and overlaps"),
+        ((_tensor("v", ne=(9,)), _tensor(at=32)), "begins at byte 32, expected 64: overlaps"),
+        ((_tensor("v"), _tensor()), "begins at byte 0, expected 32: overlaps"),
+        ((_tensor(at=32),), "begins at byte 32, expected 0: leaves a gap"),
     ],
 )
 def test_lying_tensor_infos_are_refused(
@@ -169,6 +171,13 @@ def test_lying_tensor_infos_are_refused(
 ) -> None:
     with pytest.raises(ModelFileError, match=f"tensor w: corrupt model file: {reason}"):
         read_gguf(_file(tmp_path, (), tensors))
+
+
+def test_data_that_no_tensor_describes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"holds 64 bytes of data, its tensors fill 32"):
+        read_gguf(_file(tmp_path, (), (_tensor(),)))
+    with pytest.raises(ModelFileError, match=r"holds 64 bytes of data, its tensors fill 0"):
+        read_gguf(_file(tmp_path))
 
 
 def test_a_type_without_known_size_keeps_its_place(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def read_gguf(path: Path) -> GgufFile:
         )
     infos = [_read_info(cursor, alignment) for _ in range(num_tensors)]
     data = mapped[-(-cursor.position // alignment) * alignment :]
-    _check_places(infos, data.size, path)
+    _check_cover(infos, data.size, alignment, path)
     return GgufFile(path, metadata, {info.name: _stored(info, data, path) for info in infos})
 
 
@@ -208,10 +208,10 @@ def _read_info(cursor: _Cursor, alignment: int) -> _Info:
     return _Info(begin, name, dtype, shape, num_elements // block_elements * block_bytes)
 
 
-def _check_places(infos: list[_Info], num_bytes: int, path: Path) -> None:
-    """Names must be unique, places inside the data section and apart. Gaps are padding."""
+def _check_cover(infos: list[_Info], num_bytes: int, alignment: int, path: Path) -> None:
+    """Names must be unique and the tensors cover the data but for padding, as GGML demands."""
     names: set[str] = set()
-    last_end = 0
+    expected, after_known = 0, True
     for info in sorted(infos):
         if info.name in names:
             raise corrupt(path, "appears twice", tensor=info.name)
@@ -224,14 +224,15 @@ def _check_places(infos: list[_Info], num_bytes: int, path: Path) -> None:
                 "(is it truncated?)",
                 tensor=info.name,
             )
-        if info.begin < last_end:
+        if info.begin < expected or (info.begin > expected and after_known):
+            kind = "overlaps the tensor before it" if info.begin < expected else "leaves a gap"
             raise corrupt(
-                path,
-                f"begins at byte {info.begin} and overlaps the one before it, which ends at "
-                f"{last_end}",
-                tensor=info.name,
+                path, f"begins at byte {info.begin}, expected {expected}: {kind}", tensor=info.name
             )
-        last_end = end
+        expected = -(-end // alignment) * alignment
+        after_known = info.num_bytes is not None
+    if num_bytes > expected and after_known:
+        raise corrupt(path, f"holds {num_bytes} bytes of data, its tensors fill {expected}")
 
 
 def _stored(info: _Info, data: NDArray[np.uint8], path: Path) -> StoredTensor:

@@ -1,0 +1,1 @@
+"""Hostile files: every reader must answer with a clear error, never with anything else."""
