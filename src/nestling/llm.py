@@ -1,7 +1,7 @@
 """The Python door: `LLM(model)` loads a model into this process and answers synchronously.
 
-It runs the same engine loop as the server, in a thread, and its own asyncio loop in another; methods
-may be called from any thread, and calls from several threads are batched together.
+It runs the same engine loop as the server, in a thread, and its own asyncio loop in another.
+Methods may be called from any thread; calls from several threads are batched together.
 """
 
 import asyncio
@@ -17,17 +17,19 @@ from typing import Any, Self, TypeVar, cast, overload
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_data_path
 
 from nestling.chat.choice import Choice
 from nestling.chat.request import ChatDelta
+from nestling.chat.service import end_token_ids, open_tokenizer
 from nestling.chat.template import ChatMessage, Role, render_prompt
-from nestling.chat.tokenizer import Tokenizer, load_tokenizer
+from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.config import EngineConfig
 from nestling.engine.in_process import InProcessEngine
 from nestling.engine.messages import SamplingParams, Submit, TokenLogprobs
 from nestling.engine.runner import DecoderRunner, load_runner
 from nestling.errors import InvalidRequestError, ModelFileError
-from nestling.settings import default_data_dir
+from nestling.model.kernels import WeightDtype
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
 
@@ -48,11 +50,11 @@ class Completion:
 
 
 class LLM:
-    """A Gemma 3n model in this process. Close it, or use it as a context manager, to free its threads.
+    """A Gemma 3n model in this process. Close it (or use `with`) to free its threads.
 
     Args:
-        model: a name (`nestling-nano`, or one of the data directory's `models`), a folder or a .gguf file.
-        dtype: how weights are held: "auto" (the checkpoint's own precision), "float32" or "bfloat16".
+        model: a name that `nestling models` lists, a folder, or a .gguf file.
+        dtype: how matrices are held; "auto" takes bfloat16 where that loses nothing.
         threads: threads of one forward pass; None takes one for each usable core.
         max_model_len: prompt and answer together, in tokens; None takes the model's own bound.
 
@@ -64,12 +66,14 @@ class LLM:
         self,
         model: str | Path = "nestling-nano",
         *,
-        dtype: str = "auto",
+        dtype: WeightDtype = "auto",
         threads: int | None = None,
         max_model_len: int | None = None,
     ) -> None:
-        self.entry = find_model(str(model), default_data_dir())
-        self._tokenizer = load_tokenizer(load_checkpoint(self.entry.path))
+        self.entry = find_model(str(model), user_data_path("nestling"))
+        checkpoint = load_checkpoint(self.entry.path)
+        self._tokenizer = open_tokenizer(checkpoint)
+        self._end_token_ids = end_token_ids(checkpoint)
         config = EngineConfig(
             model=str(self.entry.path),
             dtype=dtype,
@@ -132,13 +136,15 @@ class LLM:
     ) -> Completion | list[Completion]:
         """Continue a prompt: plain text (bos is put before it) or token ids (taken as they are).
 
-        A list of texts gives a list of completions, computed together. Ends at the model's end tokens
-        unless `ignore_eos`, or before one of `stop`.
+        A list of texts gives a list of completions, computed together. Ends at the model's end
+        tokens unless `ignore_eos`, or before one of `stop`.
         """
         params = self._params(sampling_params, ignore_eos=ignore_eos)
         if isinstance(prompt, list) and prompt and all(isinstance(item, str) for item in prompt):
             texts = cast("list[str]", prompt)
-            return self._run(self._complete_all([self._encode(text) for text in texts], params, stop))
+            return self._run(
+                self._complete_all([self._encode(text) for text in texts], params, stop)
+            )
         single = cast("str | Sequence[int]", prompt)
         return self._run(self._complete(self._encode(single), params, stop))
 
@@ -162,9 +168,7 @@ class LLM:
     ) -> "ChatStream":
         """Like `chat`, as an iterator of deltas; closing it early stops the answer."""
         prompt = render_prompt(_messages(messages), self.tokenizer)
-        choice = Choice(
-            self._engine, self.tokenizer, prompt, self._params(sampling_params), stop
-        )
+        choice = Choice(self._engine, self.tokenizer, prompt, self._params(sampling_params), stop)
         return ChatStream(choice, len(prompt), self._loop)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -202,14 +206,11 @@ class LLM:
             return [self.tokenizer.bos_token_id, *self.tokenizer.encode(prompt)]
         return [int(token_id) for token_id in prompt]
 
-    def _params(
-        self, params: SamplingParams | None, *, ignore_eos: bool = False
-    ) -> SamplingParams:
+    def _params(self, params: SamplingParams | None, *, ignore_eos: bool = False) -> SamplingParams:
         params = params or SamplingParams()
         if ignore_eos or params.stop_token_ids:
             return params
-        ends = self._tokenizer.eos_token_ids if self._tokenizer else ()
-        return msgspec.structs.replace(params, stop_token_ids=ends)
+        return msgspec.structs.replace(params, stop_token_ids=self._end_token_ids)
 
     async def _complete_all(
         self, prompts: list[list[int]], params: SamplingParams, stop: tuple[str, ...]

@@ -47,14 +47,16 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("nestling"),
         description="folder of the accounts database, the pepper and nestling.toml",
     )
-    model: str = Field(
-        "nestling-nano",
+    model: str | None = Field(
+        None,
         min_length=1,
-        description="the embedded nestling-nano, or a folder or .gguf file of a Gemma 3n",
+        description="name or path of the model; if unset, the first that `nestling models` lists",
     )
-    dtype: Literal["auto", "float32"] = Field("auto", description="how weights are held in memory")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="how matrices are held; auto: bfloat16 where that loses nothing"
+    )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="compute threads; all cores if unset"
+        None, ge=1, le=1024, description="compute threads; all usable cores if unset"
     )
     max_num_seqs: int = Field(8, ge=1, le=1024, description="requests that are computed at once")
     max_model_len: int | None = Field(
@@ -107,9 +109,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - these are the library's signature
         init_settings: PydanticBaseSettingsSource,
-        **_sources: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take values from the constructor only: `load_settings` merges, so it can name places."""
         return (init_settings,)

@@ -57,7 +57,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "dumb"
-            os.execv(nestling()[0], nestling(*args))
+            os.execv(nestling()[0], nestling(*args))  # noqa: S606 - our own program
         self.seen = ""
 
     def expect(self, pattern: str, timeout_s: float = 30) -> str:

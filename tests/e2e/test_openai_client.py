@@ -43,7 +43,9 @@ def test_stream_equals_create(client: openai.OpenAI) -> None:
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == plain.choices[0].message.content
-    assert [chunk.choices[0].delta.role for chunk in chunks if chunk.choices].count("assistant") == 1
+    assert [chunk.choices[0].delta.role for chunk in chunks if chunk.choices].count(
+        "assistant"
+    ) == 1
     assert chunks[-1].choices == []
     assert chunks[-1].usage == plain.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])

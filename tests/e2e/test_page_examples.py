@@ -9,7 +9,7 @@ import requests
 
 from tests.e2e.conftest import Server
 
-PYTHON_EXAMPLE = '''
+PYTHON_EXAMPLE = """
 import requests
 import json
 
@@ -38,7 +38,7 @@ response = requests.post(
 
 data = response.json()
 print(json.dumps(data, indent=2, ensure_ascii=False))
-'''
+"""
 
 HTTP_EXAMPLE_BODY = """{
   "model": "google/gemma-3n-e4b-it",

@@ -90,7 +90,9 @@ def test_keys_act_on_the_next_request(server: Server) -> None:
     at = ["--data-dir", str(server.data_dir)]
 
     def run(*args: str) -> str:
-        done = subprocess.run(nestling("keys", *args, *at), capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            nestling("keys", *args, *at), capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     key = run("create", "--name", "laptop")
@@ -125,7 +127,9 @@ def test_same_seed_same_answer_under_load(server: Server) -> None:
         with ThreadPoolExecutor(12) as pool:
             noise = [pool.submit(disturb, number) for number in range(12)]
             answers = [pool.submit(client.post, URL, json=ask) for _ in range(4)]
-            texts = {future.result().json()["choices"][0]["message"]["content"] for future in answers}
+            texts = {
+                future.result().json()["choices"][0]["message"]["content"] for future in answers
+            }
             assert all(future.result() is None for future in noise)
     assert texts == {alone}
 

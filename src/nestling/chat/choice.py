@@ -14,7 +14,7 @@ from nestling.errors import EngineError
 
 
 class Choice:
-    """Submits one request and turns its tokens into deltas. Counts are final when they have ended."""
+    """Submits one request and turns its tokens into deltas."""
 
     def __init__(
         self,
@@ -60,7 +60,10 @@ class Choice:
         reason = "stop" if is_stopped else _visible(output.finish_reason)
         if reason is not None and not is_stopped:
             tail, is_stopped = self._stop.push(self._detokenizer.flush())
-            text += tail if is_stopped else tail + self._stop.flush()
+            rest = ""
+            if not is_stopped:
+                rest, is_stopped = self._stop.flush()
+            text += tail + rest
             reason = "stop" if is_stopped else reason
         logprobs = self._logprobs(output, num_used)
         if not text and reason is None and not logprobs:

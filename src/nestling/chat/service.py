@@ -1,7 +1,7 @@
 """The one way from messages to text: render, submit to the engine, detokenize, stop.
 
-Runs on the web process's asyncio loop (or that of `LLM`); tokenizing goes to a thread. Knows no JSON
-and no HTTP. Every refusal that can be known beforehand is raised by `prepare`, before any output.
+Runs on the web process's asyncio loop; tokenizing goes to a thread. Knows no JSON and no HTTP.
+Every refusal that can be known beforehand is raised by `prepare`, before any output.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.client import EngineClient
 from nestling.engine.messages import SamplingParams
 from nestling.errors import ContextLengthExceededError, InvalidRequestError
+from nestling.weights.checkpoint import Checkpoint
 
 DEFAULT_MAX_TOKENS = 512
 """The API page's default for both max_tokens and max_completion_tokens."""
@@ -27,15 +28,30 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """How the model that answers is called. `fingerprint` changes with weights and engine version."""
+    """What is known of the model that answers; `fingerprint` changes with weights and engine."""
 
     model_id: str
     aliases: tuple[str, ...]
     fingerprint: str
+    end_token_ids: tuple[int, ...]
+
+
+def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The checkpoint's tokenizer, bounded to the ids that are text; None if it has none."""
+    if checkpoint.vocabulary is None:
+        return None
+    return Tokenizer(checkpoint.vocabulary, checkpoint.config.num_text_tokens)
+
+
+def end_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Every id that ends an answer, by the configuration or by the vocabulary, ascending."""
+    vocabulary = checkpoint.vocabulary
+    by_vocabulary = vocabulary.eos_token_ids if vocabulary else ()
+    return tuple(sorted({*checkpoint.config.eos_token_ids, *by_vocabulary}))
 
 
 class ChatService:
-    """Answers chat requests with one engine and its tokenizer. Implements `chat.request.ChatModel`."""
+    """Answers chat requests with one engine and its tokenizer; a `chat.request.ChatModel`."""
 
     def __init__(self, engine: EngineClient, tokenizer: Tokenizer, identity: ModelIdentity) -> None:
         self.engine = engine
@@ -92,7 +108,7 @@ class ChatService:
             logit_bias=resolve_logit_bias(request.logit_bias, self.tokenizer),
             seed=request.seed if request.seed is not None else 1 + secrets.randbelow(MAX_SEED),
             logprobs=request.top_logprobs if request.logprobs else None,
-            stop_token_ids=self.tokenizer.eos_token_ids,
+            stop_token_ids=self._identity.end_token_ids,
         )
         return PreparedChat(self, prompt, params, request)
 
@@ -106,7 +122,7 @@ def _too_long(num_prompt_tokens: str, limit: int) -> ContextLengthExceededError:
 
 
 def resolve_logit_bias(bias: Mapping[str, float], tokenizer: Tokenizer) -> dict[int, float]:
-    """Biases by token id. A key of digits is an id; any other text biases each token it encodes to."""
+    """Biases by token id. A key of digits is an id, other text biases each of its tokens."""
     resolved: dict[int, float] = {}
     for key, value in bias.items():
         if key.isascii() and key.isdecimal():

@@ -71,6 +71,4 @@ def _answer(session: Session, prompt: str, model_id: str, as_json: bool) -> None
         sys.stdout.write("\n")
         return
     usage = {"prompt_tokens": session.num_prompt_tokens, "completion_tokens": session.num_tokens}
-    print_json(
-        {"model": model_id, "text": text, "finish_reason": finish_reason, "usage": usage}
-    )
+    print_json({"model": model_id, "text": text, "finish_reason": finish_reason, "usage": usage})

@@ -19,7 +19,7 @@ from nestling.errors import NestlingError
 from nestling.settings import Settings, load_settings
 
 NUM_PROBE_TOKENS = 32
-"""Tokens generated to measure the speed: enough to pass the prompt, under a second on the demo model."""
+"""Tokens generated to measure the speed: under a second on the demo model."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Check:
 
 
 def doctor(data_dir: DataDir = None, model: Model = None, as_json: AsJson = False) -> None:
-    """Check this machine: Python, processor, memory, data directory, port, model. Exit code 1 if not."""
-    settings = load_settings(data_dir=data_dir, model=model)
+    """Check Python, processor, memory, data directory, port and model; exit code 1 if one fails."""
+    settings = load_settings({"data_dir": data_dir, "model": model})
     checks = [
         _run("python", lambda: f"{platform.python_version()} ({sys.executable})"),
         _run("processor", _processor),
@@ -86,7 +86,9 @@ def _port(settings: Settings) -> str:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             at = f"{settings.host}:{settings.port}"
-            raise OSError(f"{at} cannot be bound ({error.strerror}); a server may be running") from None
+            raise OSError(
+                f"{at} cannot be bound ({error.strerror}); a server may be running"
+            ) from None
     return f"{settings.host}:{settings.port} is free"
 
 
@@ -100,6 +102,6 @@ def _model(settings: Settings) -> str:
     with LLM(str(entry.path), threads=settings.threads) as llm:
         loaded = perf_counter()
         params = SamplingParams(max_tokens=NUM_PROBE_TOKENS, temperature=0.0)
-        output: Any = llm.generate([llm.bos_token_id], params, ignore_eos=True)
+        output: Any = llm.generate([llm.tokenizer.bos_token_id], params, ignore_eos=True)
         rate = len(output.token_ids) / (perf_counter() - loaded)
     return f"{entry.model_id}: loads in {loaded - start:.2f} s, {rate:.0f} tokens/s"

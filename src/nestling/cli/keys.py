@@ -14,7 +14,9 @@ from nestling.settings import load_settings
 
 app = typer.Typer(help="API keys: make, list, disable, enable, delete.", no_args_is_help=True)
 
-KeyName = Annotated[str, typer.Argument(metavar="KEY", help="A key's prefix, or its name if unique.")]
+KeyName = Annotated[
+    str, typer.Argument(metavar="KEY", help="A key's prefix, or its name if unique.")
+]
 T = TypeVar("T")
 
 
@@ -29,7 +31,7 @@ def create(
 ) -> None:
     """Make a key and print it, and nothing else. It is shown only this once."""
     expires_at = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
-    key, secret = _with_store(data_dir, lambda store: store.create(name, expires_at=expires_at))
+    key, secret = _with_store(data_dir, lambda store: store.create(name, expires_at))
     if as_json:
         print_json(_describe(key) | {"key": secret})
     else:
@@ -80,8 +82,11 @@ def _report(key: ApiKey, done: str, as_json: bool) -> None:
 
 def _with_store(data_dir: Any, work: Callable[[KeyStore], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with KeyStore.open(load_settings(data_dir=data_dir).data_dir) as store:
+        store = await KeyStore.open(load_settings({"data_dir": data_dir}).data_dir)
+        try:
             return await work(store)
+        finally:
+            await store.close()
 
     return asyncio.run(run())
 
@@ -90,7 +95,7 @@ def _describe(key: ApiKey) -> dict[str, Any]:
     def moment(value: datetime | None) -> str | None:
         return value.isoformat(sep=" ", timespec="seconds") if value else None
 
-    is_expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    is_expired = key.is_expired(datetime.now(UTC))
     return {
         "prefix": key.prefix,
         "name": key.name,

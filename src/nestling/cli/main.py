@@ -1,6 +1,6 @@
 """The `nestling` command: one file a command, and the one place where errors become exit codes.
 
-Exit codes: 0 done; 1 the work failed; 2 bad input (arguments, settings, a model file); 130 interrupted.
+Exit codes: 0 done; 1 the work failed; 2 bad arguments, settings or model file; 130 interrupted.
 """
 
 import sys

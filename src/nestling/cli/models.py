@@ -14,7 +14,7 @@ from nestling.weights.checkpoint import load_checkpoint
 
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the models of this machine; the first one is what `serve` and `chat` use by default."""
-    folder = load_settings(data_dir=data_dir).data_dir
+    folder = load_settings({"data_dir": data_dir}).data_dir
     rows = [_describe(entry) for entry in list_models(folder)]
     if as_json:
         print_json(rows)

@@ -13,7 +13,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="Name or path of a model. Default: the first one `nestling models` lists."
+        "--model",
+        "-m",
+        help="Name or path of a model. Default: the first one `nestling models` lists.",
     ),
 ]
 Threads = Annotated[

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,11 @@ import typer
 
 from nestling import __version__
 from nestling.accounts.api_keys import KeyStore
+from nestling.accounts.data_dir import ServerLock, prepare_data_dir
 from nestling.api.app import create_app
 from nestling.api.server import serve as serve_app
-from nestling.chat.service import ChatService, ModelIdentity
-from nestling.chat.tokenizer import load_tokenizer
+from nestling.chat.service import ChatService, ModelIdentity, end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Model, Threads
-from nestling.data_dir import lock_data_dir
 from nestling.engine.config import EngineConfig
 from nestling.engine.remote import ProcessEngine
 from nestling.errors import ModelFileError
@@ -52,12 +52,13 @@ async def _serve(settings: Settings) -> None:
     entry = find_model(settings.model, settings.data_dir)
     checkpoint = load_checkpoint(entry.path)
     async with AsyncExitStack() as stack:
-        stack.enter_context(lock_data_dir(settings.data_dir))
+        stack.enter_context(ServerLock(prepare_data_dir(settings.data_dir)))
         engine = ProcessEngine(engine_config(settings, entry))
         starting = asyncio.create_task(engine.start())
         stack.push_async_callback(engine.stop)
-        tokenizer = await asyncio.to_thread(load_tokenizer, checkpoint)
-        keys = await stack.enter_async_context(KeyStore.open(settings.data_dir))
+        tokenizer = await asyncio.to_thread(open_tokenizer, checkpoint)
+        keys = await KeyStore.open(settings.data_dir)
+        stack.push_async_callback(keys.close)
         await starting
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
@@ -85,7 +86,12 @@ def identify(entry: ModelEntry, checkpoint: Checkpoint) -> ModelIdentity:
     stat = entry.path.stat()
     seen = (__version__, entry.model_id, checkpoint.quantization, stat.st_size, checkpoint.config)
     fingerprint = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
-    return ModelIdentity(entry.model_id, (DOCUMENTED_MODEL_ID,), f"fp_{fingerprint}")
+    return ModelIdentity(
+        model_id=entry.model_id,
+        aliases=(DOCUMENTED_MODEL_ID,),
+        fingerprint=f"fp_{fingerprint}",
+        end_token_ids=end_token_ids(checkpoint),
+    )
 
 
 def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | None) -> str:
@@ -93,24 +99,32 @@ def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | Non
     lines = [f"Nestling {__version__} is ready: {url}", ""]
     if entry.is_embedded:
         lines += [
-            f"  model  {entry.model_id}, the small embedded demo. It answers for {DOCUMENTED_MODEL_ID}",
-            "         until you name the real one: make serve MODEL=/path/to/model",
+            f"  model  {entry.model_id}, the small embedded demo, answers for {DOCUMENTED_MODEL_ID}",
+            "         until you name the real model: make serve MODEL=/path/to/model",
         ]
     else:
         lines += [f"  model  {entry.model_id} ({entry.path})"]
     lines += [f"  data   {settings.data_dir}"]
     if first_key is None:
-        lines += ["  key    one of yours (nestling keys list), or: nestling keys create --name NAME"]
+        lines += [
+            "  key    one of yours (nestling keys list), or: nestling keys create --name NAME"
+        ]
     else:
-        lines += [f"  key    {first_key}", "         made just now and shown only this once; keep it"]
+        lines += [
+            f"  key    {first_key}",
+            "         made just now and shown only this once; keep it",
+        ]
     key = first_key or "YOUR_KEY"
+    example = {
+        "model": DOCUMENTED_MODEL_ID,
+        "messages": [{"role": "user", "content": "Hello!"}],
+    }
     lines += [
         "",
         "Try it:",
         f"  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\",
         "    -H 'Content-Type: application/json' \\",
-        f'    -d \'{{"model":"{DOCUMENTED_MODEL_ID}",'
-        '"messages":[{"role":"user","content":"Hello!"}]}\'',
+        f"    -d '{json.dumps(example)}'",
         "",
     ]
     return "\n".join(lines)

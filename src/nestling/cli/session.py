@@ -1,4 +1,4 @@
-"""A conversation in the terminal: its history, its sampling settings, and figures of the last answer."""
+"""A conversation in the terminal: history, sampling settings, figures of the last answer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

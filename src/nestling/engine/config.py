@@ -1,10 +1,13 @@
 """What an engine is told at its start: model, threads and bounds; checked once, here."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from nestling.errors import SettingsError
+from nestling.model.kernels import WeightDtype
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES: tuple[str, ...] = get_args(WeightDtype)
+
 GIB = 1 << 30
 
 
@@ -14,8 +17,8 @@ class EngineConfig:
 
     model: str
     """Path of a checkpoint folder or a .gguf file."""
-    dtype: str = "auto"
-    """How weights are held: "auto", "float32" or "bfloat16"."""
+    dtype: WeightDtype = "auto"
+    """How matrices are held; "auto": bfloat16 where that loses nothing, else float32."""
     num_threads: int = 0
     """Threads of one forward pass; 0 takes one for each core this process may use."""
     max_num_seqs: int = 16

@@ -4,6 +4,7 @@ A runner computes; which tokens, positions and slots is said by the batch alone.
 """
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
+from nestling.errors import InvalidRequestError
 from nestling.model.batch import ForwardBatch
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.decoder import Decoder
@@ -66,6 +68,8 @@ class DecoderRunner:
         self, decoder: Decoder, *, max_model_len: int, num_blocks: int, block_size: int
     ) -> None:
         self._decoder = decoder
+        self._lock = threading.Lock()
+        """The decoder computes one batch at a time."""
         self._cache = KVCache.allocate(decoder.config, num_blocks * block_size)
         self.vocab_size = decoder.config.vocab_size
         self.num_text_tokens = decoder.config.num_text_tokens
@@ -74,14 +78,46 @@ class DecoderRunner:
         self.block_size = block_size
 
     def execute(self, batch: ForwardBatch) -> Logits:
-        return self._decoder.forward(batch, self._cache)
+        with self._lock:
+            return self._decoder.forward(batch, self._cache)
+
+    def score(self, token_ids: NDArray[np.int32]) -> Logits:
+        """f32 [num_tokens, vocab_size]: logits of every position, in a cache of their own.
+
+        Callable from any thread beside `execute`. Raises InvalidRequestError for ids or lengths
+        that the model does not take.
+        """
+        num_tokens = len(token_ids)
+        if not 1 <= num_tokens <= self.max_model_len:
+            raise InvalidRequestError(
+                f"token_ids: expected 1 to {self.max_model_len} ids, got {num_tokens}",
+                param="token_ids",
+            )
+        if token_ids.min() < 0 or token_ids.max() >= self.vocab_size:
+            raise InvalidRequestError(
+                f"token_ids: expected ids from 0 to {self.vocab_size - 1}, "
+                f"got {token_ids.min()} to {token_ids.max()}",
+                param="token_ids",
+            )
+        slots = np.arange(num_tokens, dtype=np.int64)
+        rows = slots.astype(np.int32)
+        batch = ForwardBatch(
+            input_ids=token_ids,
+            positions=rows,
+            slot_mapping=slots,
+            query_start_loc=np.asarray((0, num_tokens), np.int32),
+            context_slots=(slots,),
+            logit_rows=rows,
+        )
+        with self._lock:
+            return self._decoder.forward(batch, KVCache.allocate(self._decoder.config, num_tokens))
 
 
 def load_runner(config: EngineConfig) -> DecoderRunner:
     """Load the checkpoint and pack its weights; raises `ModelFileError`."""
     checkpoint = load_checkpoint(Path(config.model))
     model = checkpoint.config
-    kernels = NativeKernels(config.num_threads or num_usable_cores())
+    kernels = NativeKernels(config.num_threads or num_usable_cores(), config.dtype)
     max_model_len = min(
         config.max_model_len or model.max_position_embeddings, model.max_position_embeddings
     )

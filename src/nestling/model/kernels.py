@@ -4,7 +4,7 @@
 batches of different size). `NativeKernels` runs on the C++ core, whose sums have one fixed order.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from nestling.native.threads import ThreadPool
 PackedWeight = Any
 """What the same kernels' `pack` returned; nobody else looks inside."""
 Slots = NDArray[np.int64]
+WeightDtype = Literal["auto", "float32", "bfloat16"]
 
 
 class Kernels(Protocol):
@@ -87,14 +88,17 @@ class NumpyKernels:
 class NativeKernels:
     """The C++ core on its own pool of threads; every result is the same bits for any pool."""
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, dtype: WeightDtype = "auto") -> None:
         self._pool = ThreadPool(num_threads)
+        self._dtype = dtype
 
     def pack(self, weight: Array) -> PackedWeight:
-        """Packed as bfloat16 where that loses nothing (half the bytes to read), else as float32."""
-        bits = np.ascontiguousarray(weight, np.float32)
-        is_bfloat16 = not np.any(bits.view(np.uint32) & 0xFFFF)
-        return PackedLinear.pack(bits, "bfloat16" if is_bfloat16 else "float32")
+        """Packed in the kernels' dtype; "auto" takes bfloat16 where that loses nothing."""
+        values = np.ascontiguousarray(weight, np.float32)
+        if self._dtype != "auto":
+            return PackedLinear.pack(values, self._dtype)
+        is_bfloat16 = not np.any(values.view(np.uint32) & 0xFFFF)
+        return PackedLinear.pack(values, "bfloat16" if is_bfloat16 else "float32")
 
     def linear(self, x: Array, weight: PackedWeight) -> Array:
         """See `Kernels.linear`."""
