@@ -1,7 +1,8 @@
 """The one tree of errors that Nestling raises for bad input and failed work.
 
-Every error says what was expected and what came. `api/errors.py` maps the tree to HTTP, `cli/main.py`
-to exit codes; nothing else turns an error into a status. Our own mistakes are asserts, not these.
+Every error says what was expected and what came. `api/errors.py` maps the tree to HTTP and
+`cli/main.py` to exit codes; nothing else turns an error into a status. Our own mistakes are
+asserts, not these.
 """
 
 
@@ -79,7 +80,7 @@ class ServerShutdownError(EngineError):
 
 
 class SettingsError(NestlingError):
-    """A setting has an unknown key or a bad value; names the place, the key, what came and what fits."""
+    """A setting has an unknown key or a bad value; names place, key, what fits and what came."""
 
     code = "bad_setting"
     exit_code = 2

@@ -99,7 +99,7 @@ def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | Non
     lines = [f"Nestling {__version__} is ready: {url}", ""]
     if entry.is_embedded:
         lines += [
-            f"  model  {entry.model_id}, the small embedded demo, answers for {DOCUMENTED_MODEL_ID}",
+            f"  model  {entry.model_id}, the embedded demo, answers for {DOCUMENTED_MODEL_ID}",
             "         until you name the real model: make serve MODEL=/path/to/model",
         ]
     else:

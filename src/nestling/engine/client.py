@@ -21,7 +21,7 @@ class EngineClient(Protocol):
     def generate(self, submit: Submit) -> AsyncGenerator[TokenOutput, None]:
         """Yield the request's tokens as they are made; the last item has a `finish_reason`.
 
-        Raises the `NestlingError` that fits if the request is refused or fails. Closing the generator
+        Raises the `NestlingError` that fits if the request is refused or fails. Closing it
         early (`aclose`, cancellation) aborts the request.
         """
         ...

@@ -1,4 +1,4 @@
-"""Which models this machine has: the embedded one and those in the data directory's `models` folder."""
+"""Which models this machine has: the embedded one and those in the data directory's `models`."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,7 +26,7 @@ def embedded_model() -> ModelEntry:
 
 
 def list_models(data_dir: Path) -> list[ModelEntry]:
-    """Models of `data_dir`/models by name (folders with a config.json, .gguf files), the embedded last."""
+    """Folders with a config.json and .gguf files of `data_dir`/models; the embedded one last."""
     folder = data_dir / "models"
     found = [
         _entry(path)
