@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import resource
 import time
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,13 @@ from nestling.weights.dequantize import dequantize
 from nestling.weights.gguf_file import read_gguf
 from nestling.weights.safetensors_file import read_safetensors
 from nestling.weights.stored_tensor import StoredTensors
+from tests.weights.tiny_files import (
+    NUM_LAYERS,
+    PER_LAYER,
+    VOCAB_PER_LAYER,
+    random_weights,
+    write_gguf,
+)
 
 
 def test_rows_beyond_4_gib_are_reached(tmp_path: Path) -> None:
@@ -34,6 +42,31 @@ def test_rows_beyond_4_gib_are_reached(tmp_path: Path) -> None:
     rows = tensors.rows("w", np.array([num_rows - 1, 0, num_rows - 2], np.int64))
     assert rows.mean(axis=1).tolist() == [3, 0, 0]
     path.unlink()
+
+
+def _random_read_bytes(path: Path) -> int:
+    """How much of the file's maps the system was told to expect random reads in (smaps' `rr`)."""
+    total = size = 0
+    is_ours = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            is_ours = line.endswith(str(path))
+        elif first == "Size:":
+            size = int(rest[0]) << 10
+        elif first == "VmFlags:" and is_ours and "rr" in rest:
+            total += size
+    return total
+
+
+def test_the_per_layer_table_alone_is_read_at_random(tmp_path: Path) -> None:
+    name, width = "embed_tokens_per_layer.weight", NUM_LAYERS * PER_LAYER
+    table = np.ones((VOCAB_PER_LAYER, width), np.float32)
+    path = write_gguf(tmp_path / "m.gguf", random_weights() | {name: table})
+    checkpoint = load_checkpoint(path)
+    expected = table.nbytes // resource.getpagesize() * resource.getpagesize()
+    assert abs(_random_read_bytes(path) - expected) <= resource.getpagesize()
+    assert checkpoint.tensors.shape(name) == table.shape
 
 
 @pytest.mark.parametrize("dtype", ["Q4_0", "Q6_K", "BF16", "F16"])

@@ -19,7 +19,7 @@ from nestling.model.tensors import TensorSource
 from nestling.weights.dequantize import is_supported
 from nestling.weights.gguf_file import MAGIC, GgufFile, read_gguf
 from nestling.weights.gguf_names import rename_all
-from nestling.weights.mapped_file import corrupt, map_file
+from nestling.weights.mapped_file import advise_random, corrupt, map_file
 from nestling.weights.safetensors_file import read_safetensors_folder
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
 from nestling.weights.strict_json import read_object
@@ -186,6 +186,7 @@ def _checkpoint(
     """Checks `named` (by checkpoint name) against what the decoder needs; the rest is left out."""
     required = required_tensors(config)
     used = {name: _checked(path, name, named.get(name), shape) for name, shape in required.items()}
+    advise_random(used[_PER_LAYER_EMBEDDING].data)
     used_names = {tensor.stored_name for tensor in used.values()}
     left_out = sorted(set(stored) - used_names)
     for name in left_out:

