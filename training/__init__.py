@@ -1,0 +1,1 @@
+"""The recipe of nestling-nano: data, tokenizer, training, export and evaluation."""

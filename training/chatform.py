@@ -1,0 +1,56 @@
+"""Turns conversations into token ids in Gemma's chat format; control tokens are inserted as ids."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+Messages = list[dict[str, str]]
+
+
+@dataclass
+class ChatTokenizer:
+    """The trained tokenizer with its control ids."""
+
+    tok: Tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatTokenizer":
+        """Reads `tokenizer.json` from a folder."""
+        tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tok.encode_special_tokens = True
+        return cls(tok)
+
+    def __post_init__(self) -> None:
+        ids = self.tok.token_to_id
+        self.bos, self.start, self.end = ids("<bos>"), ids("<start_of_turn>"), ids("<end_of_turn>")
+        self.eos, self.newline = ids("<eos>"), ids("\n")
+        self.text = lru_cache(maxsize=4096)(self._text)
+
+    def _text(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tok.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, messages: Messages) -> tuple[list[int], list[bool]]:
+        """Ids of the conversation and, for each, whether the model is to produce it."""
+        ids, trained, prefix = [self.bos], [False], ""
+        for message in messages:
+            text = message["content"]
+            if message["role"] == "system":
+                prefix = text + "\n\n"
+                continue
+            model = message["role"] == "assistant"
+            role = self.text("model\n" if model else "user\n")
+            body = self.text(prefix + text.strip())
+            prefix = ""
+            ids += [self.start, *role, *body, self.end, self.newline]
+            trained += [False] * (1 + len(role)) + [model] * (len(body) + 1) + [False]
+        return ids, trained
+
+    def prompt(self, messages: Messages) -> list[int]:
+        """Ids up to where the model's answer begins."""
+        return [*self.encode(messages)[0], self.start, *self.text("model\n")]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids."""
+        return str(self.tok.decode(ids, skip_special_tokens=True))

@@ -1,0 +1,127 @@
+"""Scores a model folder on JSONL prompts, greedily; the backend is one small function.
+
+    python -m training.evaluate --model FOLDER training/eval/*.jsonl
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training import checks
+
+Row = dict[str, Any]
+Backend = Callable[[list[list[dict[str, str]]]], list[tuple[str, bool]]]
+MAX_TOKENS = 160
+
+
+@dataclass
+class Result:
+    """One scored prompt."""
+
+    file: str
+    row: Row
+    reply: str
+    has_passed: bool
+
+
+def transformers_backend(folder: Path) -> Backend:
+    """Batched greedy generation with transformers in float32."""
+    import torch
+    from transformers import Gemma3nForCausalLM
+
+    from training.chatform import ChatTokenizer
+
+    tok = ChatTokenizer.load(folder)
+    model = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def generate(batch: list[list[dict[str, str]]]) -> list[tuple[str, bool]]:
+        prompts = [tok.prompt(m) for m in batch]
+        width = max(len(p) for p in prompts)
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        with torch.no_grad():
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=MAX_TOKENS, do_sample=False,
+                eos_token_id=[tok.eos, tok.end], pad_token_id=0,
+            )
+        replies = []
+        for row in out[:, width:].tolist():
+            ends = [i for i, t in enumerate(row) if t in (tok.eos, tok.end)]
+            replies.append((tok.decode(row[: ends[0]] if ends else row), bool(ends)))
+        return replies
+
+    return generate
+
+
+def nestling_backend(folder: Path) -> Backend:
+    """The project's own engine."""
+    from nestling import LLM
+
+    llm = LLM(folder)
+
+    def generate(batch: list[list[dict[str, str]]]) -> list[tuple[str, bool]]:
+        replies = []
+        for messages in batch:
+            reply = llm.chat(messages, temperature=0.0, max_tokens=MAX_TOKENS)
+            replies.append((reply.text, reply.finish_reason == "stop"))
+        return replies
+
+    return generate
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The prompts of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def score(rows: list[Row], backend: Backend, file: str = "", size: int = 64) -> list[Result]:
+    """Every row with its reply and whether it passed; prompts of similar length share a batch."""
+    order = sorted(range(len(rows)), key=lambda i: sum(len(m["content"]) for m in rows[i]["messages"]))
+    results: dict[int, Result] = {}
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        for i, (reply, ended) in zip(part, backend([rows[i]["messages"] for i in part]), strict=True):
+            results[i] = Result(file, rows[i], reply, checks.passes(reply, rows[i]["check"], ended))
+    return [results[i] for i in range(len(rows))]
+
+
+def run(folder: Path, files: list[Path], backend: Backend | None = None) -> list[Result]:
+    """Scores every file that exists."""
+    generate = backend or transformers_backend(folder)
+    return [r for f in files if f.exists() for r in score(read_rows(f), generate, f.stem)]
+
+
+def table(results: list[Result]) -> str:
+    """A Markdown table of scores per file and skill."""
+    groups: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for r in results:
+        groups[r.file, r.row["skill"]].append(r.has_passed)
+        groups[r.file, "**overall**"].append(r.has_passed)
+    lines = ["| set | skill | prompts | right |", "|---|---|---|---|"]
+    for (file, skill), marks in sorted(groups.items(), key=lambda g: (g[0][0] != "skills", g[0])):
+        lines.append(f"| {file} | {skill} | {len(marks)} | {100 * sum(marks) / len(marks):.1f} % |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the table and, on request, what failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--backend", choices=["transformers", "nestling"], default="transformers")
+    parser.add_argument("--failures", action="store_true")
+    args = parser.parse_args()
+    make = transformers_backend if args.backend == "transformers" else nestling_backend
+    results = run(args.model, args.files, make(args.model))
+    print(table(results))
+    for r in results:
+        if args.failures and not r.has_passed:
+            print(json.dumps([r.row["id"], r.row["messages"], r.reply, r.row["check"]], ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
