@@ -27,7 +27,6 @@ inline std::string shape_text(const AnyArray& array) {
 inline bool is_c_contiguous(const AnyArray& array) {
   std::int64_t expected = 1;
   for (std::size_t i = array.ndim(); i-- > 0;) {
-    if (array.shape(i) == 0) return true;
     if (array.shape(i) != 1 && array.stride(i) != expected) return false;
     expected *= static_cast<std::int64_t>(array.shape(i));
   }
@@ -46,7 +45,7 @@ const T* checked(const AnyArray& array, const char* what) {
   }
   const auto* data = static_cast<const T*>(array.data());
   const bool is_aligned = reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
-  if (!is_c_contiguous(array) || !is_aligned) {
+  if (array.size() > 0 && !(is_c_contiguous(array) && is_aligned)) {
     throw nb::value_error((std::string(what) + ", C-contiguous and aligned; got a view " +
                            shape_text(array) + " that is not")
                               .c_str());

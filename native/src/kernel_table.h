@@ -22,6 +22,13 @@ struct LinearTask {
   std::size_t block_end;
 };
 
+// Extremes of the logits' keys (logit_keys.h).
+struct KeyExtent {
+  std::int32_t lowest;
+  std::int32_t lowest_finite;  // leaving out -inf
+  std::int32_t highest;
+};
+
 struct KernelTable {
   void (*linear_float32)(const LinearTask<float>&);
   void (*linear_bfloat16)(const LinearTask<std::uint16_t>&);
@@ -29,6 +36,18 @@ struct KernelTable {
   // for as many numbers as any of these rows sees slots.
   void (*attention)(const AttentionInput&, float* out, float* scores, std::size_t begin,
                     std::size_t end);
+
+  KeyExtent (*key_extent)(const float* logits, std::size_t count);
+  // weights[i] = e^((logits[i] - max_logit) / divisor)
+  void (*weights_of)(const float* logits, std::size_t count, float max_logit, float divisor,
+                     float* weights);
+  // buckets[i] = bucket_of(logits[i], lowest, shift)
+  void (*buckets_of)(const float* logits, std::size_t count, std::int32_t lowest, int shift,
+                     std::uint16_t* buckets);
+  // Zeroes the weights below `least_weight` and those whose logit's key is below `least_key`.
+  void (*keep)(const float* logits, std::size_t count, std::int32_t least_key, float least_weight,
+               float* weights);
+  double (*sum_of)(const float* weights, std::size_t count);
 };
 
 extern const KernelTable kPortableKernels;

@@ -8,6 +8,7 @@
 
 #include "attention_loops.h"
 #include "linear_loops.h"
+#include "sampling_loops.h"
 
 namespace nestling {
 
@@ -52,8 +53,14 @@ struct Avx2Lanes {
 
 }  // namespace
 
-const KernelTable kAvx2Kernels{linear_task<Avx2Lanes, float>, linear_task<Avx2Lanes, std::uint16_t>,
-                               attention_task<Avx2Lanes>};
+const KernelTable kAvx2Kernels{linear_task<Avx2Lanes, float>,
+                               linear_task<Avx2Lanes, std::uint16_t>,
+                               attention_task<Avx2Lanes>,
+                               key_extent,
+                               weights_of,
+                               buckets_of,
+                               keep,
+                               sum_of};
 
 }  // namespace nestling
 

@@ -5,6 +5,7 @@
 
 #include "attention_loops.h"
 #include "linear_loops.h"
+#include "sampling_loops.h"
 
 namespace nestling {
 
@@ -57,6 +58,11 @@ struct PortableLanes {
 
 const KernelTable kPortableKernels{linear_task<PortableLanes, float>,
                                    linear_task<PortableLanes, std::uint16_t>,
-                                   attention_task<PortableLanes>};
+                                   attention_task<PortableLanes>,
+                                   key_extent,
+                                   weights_of,
+                                   buckets_of,
+                                   keep,
+                                   sum_of};
 
 }  // namespace nestling

@@ -5,54 +5,32 @@
 #include <bit>
 #include <cfloat>
 #include <cmath>
-#include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "exp.h"
+#include "kernel_table.h"
+#include "logit_keys.h"
 
 namespace nestling {
 
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// Integers in the order of the floats. Adding zero turns -0 into +0, which must compare equal. NaN
-// falls below key(-inf) or above key(+inf), by its sign.
-std::int32_t key_of(float x) {
-  const auto bits = std::bit_cast<std::int32_t>(x + 0.0f);
-  return bits ^ ((bits >> 31) & 0x7fffffff);
-}
-
-struct KeyRange {
-  std::int32_t lowest = 0;
-  std::int32_t highest = 0;
-};
-
-// The keys of the finite logits; throws if there is none, or a NaN or +inf.
-KeyRange checked_range(std::span<const float> logits) {
-  const std::int32_t banned = key_of(-kInfinity);
-  std::int32_t lowest = std::numeric_limits<std::int32_t>::max();
-  std::int32_t highest = std::numeric_limits<std::int32_t>::min();
-  std::int32_t lowest_finite = lowest;
-  for (const float logit : logits) {
-    const std::int32_t key = key_of(logit);
-    lowest = std::min(lowest, key);
-    highest = std::max(highest, key);
-    lowest_finite =
-        std::min(lowest_finite, key == banned ? std::numeric_limits<std::int32_t>::max() : key);
-  }
+// Throws if a logit is NaN or +inf, or none is finite.
+KeyExtent checked_extent(std::span<const float> logits, const KernelTable& passes) {
   if (logits.empty()) throw std::invalid_argument("logits: expected at least one, got none");
-  if (lowest < banned || highest >= key_of(kInfinity)) {
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      if (logits[i] < kInfinity) continue;
-      throw std::invalid_argument("logits: expected finite numbers or -inf, got " +
-                                  std::string(std::isnan(logits[i]) ? "NaN" : "+inf") +
-                                  " at token " + std::to_string(i));
-    }
+  const KeyExtent extent = passes.key_extent(logits.data(), logits.size());
+  if (extent.lowest < key_of(-kInfinity) || extent.highest >= key_of(kInfinity)) {
+    const auto bad = std::ranges::find_if(logits, [](float x) { return !(x < kInfinity); });
+    throw std::invalid_argument(
+        "logits: expected finite numbers or -inf, got NaN or +inf at token " +
+        std::to_string(bad - logits.begin()));
   }
-  if (highest == banned) throw std::invalid_argument("logits: all are -inf, nothing can be drawn");
-  return {lowest_finite, highest};
+  if (extent.highest == key_of(-kInfinity)) {
+    throw std::invalid_argument("logits: all are -inf, nothing can be drawn");
+  }
+  return extent;
 }
 
 // Refuses NaN too.
@@ -78,20 +56,6 @@ void check_settings(const SamplingSettings& settings, double uniform) {
   }
 }
 
-// Where a filter ends: everything better than this token stays, everything worse goes.
-struct Cut {
-  std::int32_t key;
-  std::size_t last_index;
-
-  bool keeps(float logit, std::size_t index) const {
-    const std::int32_t other = key_of(logit);
-    return other > key || (other == key && index <= last_index);
-  }
-};
-
-constexpr int kDigitBits = 11;
-constexpr std::size_t kNumBuckets = std::size_t{1} << kDigitBits;
-
 // Mass by bucket. Four interleaved copies, because a flat distribution adds to one bucket again and
 // again, and each addition would wait for the last.
 class Histogram {
@@ -106,127 +70,185 @@ class Histogram {
   }
 
  private:
-  std::array<double, kNumBuckets * 4> sums_;
+  std::array<double, (kNumBuckets + 1) * 4> sums_;  // the last is for keys below the range
 };
 
-// The worst token of the smallest best set whose mass reaches `target`; if rounding keeps the whole
-// mass below it, of the whole set. `mass_of(i) >= 0` must be 0 for keys below range.lowest.
+// Where a selection ends: better tokens than this stay, worse ones go.
+struct Cut {
+  std::int32_t key = INT32_MIN;
+  std::size_t last_index = 0;
+  double mass = 0.0;  // of what stays
+};
+
+constexpr std::size_t kTile = 2048;  // tokens whose buckets fit the first-level cache
+
+// Memory that a thread keeps between calls, so that none is allocated for a token.
+struct Scratch {
+  Histogram histogram;
+  std::vector<std::uint32_t> members;  // at least vocab_size long, as are kept_ids
+  std::vector<std::int32_t> kept_ids;
+  std::vector<float> kept_logits;
+  std::vector<float> weights;
+  std::vector<double> block_sums;
+};
+
+template <class T>
+void grow(std::vector<T>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer.resize(size);
+}
+
+Scratch& scratch_of_thread() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+// Finds the worst token of the smallest best set whose mass reaches a target; if rounding leaves
+// the whole mass below it, the worst of all.
 //
-// A radix selection on the keys' bits from the top: sum the mass by bucket, walk down from the best
-// bucket to the one in which the target is crossed, and go on inside that one. At most three
-// rounds; the first spans exactly the range of the keys, so that also nearly equal logits spread
-// out.
-template <class MassOf>
-Cut find_cut(std::span<const float> logits, KeyRange range, double target, const MassOf& mass_of) {
-  thread_local Histogram histogram;
-  thread_local std::vector<std::uint32_t> members;
+// A radix selection on the keys: sums the mass by bucket, walks down from the best bucket to the
+// one in which the target is crossed, and goes on with the members of that one. Each round spans
+// exactly the keys that are left, so nearly equal logits spread out too. Linear in the vocabulary;
+// at most three rounds, since each settles 11 of 32 bits.
+class Selection {
+ public:
+  // A token's mass is weights[i], or 1 if weights is null. Keys below `lowest` must have no mass,
+  // or be worse than what can be selected.
+  Selection(std::span<const float> logits, const float* weights, std::int32_t lowest,
+            std::int32_t highest, const KernelTable& passes, Scratch& scratch)
+      : logits_(logits),
+        weights_(weights),
+        passes_(passes),
+        histogram_(scratch.histogram),
+        buffer_(scratch.members) {
+    grow(buffer_, logits.size());
+    set_range(lowest, highest);
+  }
 
-  std::int32_t lowest = range.lowest;
-  const auto width = static_cast<std::uint32_t>(range.highest) - static_cast<std::uint32_t>(lowest);
-  int shift = std::max(0, static_cast<int>(std::bit_width(width)) - kDigitBits);
-  double mass_above = 0.0;
-  target = std::max(target, DBL_MIN);  // an empty bucket never reaches it
+  Cut find(double target) {
+    target_ = std::max(target, DBL_MIN);  // so that an empty bucket never reaches it
+    narrow_all();
+    while (shift_ > 0 && range_members()) narrow_members();
+    Cut cut{lowest_, logits_.size(), mass_above_};
+    if (members_.empty()) return cut;
+    // All that are left have equal logits, so they go by their ids.
+    const double mass = mass_of(members_.front());
+    const double num_wanted = std::ceil((target_ - mass_above_) / mass);
+    const auto num_kept = std::clamp(num_wanted, 1.0, static_cast<double>(members_.size()));
+    cut.last_index = members_[static_cast<std::size_t>(num_kept) - 1];
+    cut.mass += num_kept * mass;
+    return cut;
+  }
 
-  const auto bucket_of = [&](std::size_t i) {
-    const std::int32_t key = std::max(key_of(logits[i]), lowest);
-    const std::uint32_t offset =
-        static_cast<std::uint32_t>(key) - static_cast<std::uint32_t>(lowest);
-    return (offset >> shift) % kNumBuckets;
-  };
-  // Narrows the members, given as index_of(0 .. count), to the bucket that crosses the target.
-  const auto narrow = [&](std::size_t count, const auto& index_of) {
-    histogram.clear();
-    for (std::size_t n = 0; n < count; ++n) {
-      const std::size_t i = index_of(n);
-      histogram.add(bucket_of(i), n, mass_of(i));
+ private:
+  double mass_of(std::size_t i) const {
+    return weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]);
+  }
+
+  void set_range(std::int32_t lowest, std::int32_t highest) {
+    const std::uint32_t width =
+        static_cast<std::uint32_t>(highest) - static_cast<std::uint32_t>(lowest);
+    lowest_ = lowest;
+    shift_ = std::max(0, static_cast<int>(std::bit_width(width)) - kDigitBits);
+  }
+
+  // Spans the members' keys; false if they are all equal.
+  bool range_members() {
+    std::int32_t lowest = INT32_MAX;
+    std::int32_t highest = lowest_;
+    for (const std::uint32_t i : members_) {
+      const std::int32_t key = key_of(logits_[i]);
+      lowest = smaller(lowest, key);
+      highest = larger(highest, key);
     }
+    if (members_.empty()) return false;
+    set_range(lowest, highest);
+    return lowest < highest;
+  }
+
+  std::size_t crossing_bucket() {
     std::size_t bucket = kNumBuckets - 1;
-    while (bucket > 0 && mass_above + histogram[bucket] < target) {
-      mass_above += histogram[bucket];
+    while (bucket > 0 && mass_above_ + histogram_[bucket] < target_) {
+      mass_above_ += histogram_[bucket];
       --bucket;
     }
-    std::size_t num_kept = 0;
-    for (std::size_t n = 0; n < count; ++n) {
-      const std::size_t i = index_of(n);
-      const bool is_inside = bucket_of(i) == bucket;
-      members[num_kept] = static_cast<std::uint32_t>(i);  // overwritten unless it is inside
-      num_kept += is_inside ? 1 : 0;
+    return bucket;
+  }
+
+  void narrow_all() {
+    std::array<std::uint16_t, kTile> buckets;
+    const auto for_tiles = [&](const auto& visit) {
+      for (std::size_t begin = 0; begin < logits_.size(); begin += kTile) {
+        const std::size_t count = std::min(kTile, logits_.size() - begin);
+        passes_.buckets_of(&logits_[begin], count, lowest_, shift_, buckets.data());
+        visit(begin, count);
+      }
+    };
+    histogram_.clear();
+    for_tiles([&](std::size_t begin, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) histogram_.add(buckets[i], i, mass_of(begin + i));
+    });
+    const std::size_t bucket = crossing_bucket();
+    std::uint32_t* const members = buffer_.data();
+    std::size_t num_members = 0;
+    for_tiles([&](std::size_t begin, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) {
+        members[num_members] = static_cast<std::uint32_t>(begin + i);  // stays if it is inside
+        num_members += buckets[i] == bucket ? 1 : 0;
+      }
+    });
+    members_ = {members, num_members};
+    raise_lowest(bucket);
+  }
+
+  void narrow_members() {
+    histogram_.clear();
+    for (const std::uint32_t i : members_) {
+      histogram_.add(bucket_of(logits_[i], lowest_, shift_), i, mass_of(i));
     }
-    members.resize(num_kept);
-    lowest = static_cast<std::int32_t>(static_cast<std::uint32_t>(lowest) +
-                                       (static_cast<std::uint32_t>(bucket) << shift));
-  };
-
-  members.resize(logits.size());
-  narrow(logits.size(), [](std::size_t n) { return n; });
-  while (shift > 0) {
-    shift = std::max(0, shift - kDigitBits);
-    narrow(members.size(), [](std::size_t n) -> std::size_t { return members[n]; });
+    const std::size_t bucket = crossing_bucket();
+    const auto outside = std::ranges::remove_if(members_, [&](std::uint32_t i) {
+      return bucket_of(logits_[i], lowest_, shift_) != bucket;
+    });
+    members_ = members_.first(members_.size() - outside.size());
+    raise_lowest(bucket);
   }
-  Cut cut{lowest, logits.size()};
-  for (const std::uint32_t i : members) {  // equal logits, in the order of their ids
-    cut.last_index = i;
-    mass_above += mass_of(i);
-    if (mass_above >= target) break;
-  }
-  return cut;
-}
 
-// Ids of the k best, ascending; k >= 1. -inf is never among them.
-void select_top_k(std::span<const float> logits, KeyRange range, std::size_t k,
-                  std::vector<std::int32_t>& ids) {
-  const Cut cut = find_cut(logits, range, static_cast<double>(k),
-                           [&](std::size_t i) { return logits[i] > -kInfinity ? 1.0 : 0.0; });
-  ids.resize(logits.size());
+  void raise_lowest(std::size_t bucket) {
+    lowest_ = static_cast<std::int32_t>(static_cast<std::uint32_t>(lowest_) +
+                                        (static_cast<std::uint32_t>(bucket) << shift_));
+  }
+
+  const std::span<const float> logits_;
+  const float* const weights_;
+  const KernelTable& passes_;
+  Histogram& histogram_;
+  std::vector<std::uint32_t>& buffer_;
+  std::span<std::uint32_t> members_;  // what is left, at the start of the buffer; ids ascending
+  std::int32_t lowest_ = 0;
+  int shift_ = 0;
+  double mass_above_ = 0.0;
+  double target_ = 0.0;
+};
+
+// Ids of the k best, ascending, in the scratch; k >= 1. -inf is never among them.
+std::span<const std::int32_t> select_top_k(std::span<const float> logits, const KeyExtent& extent,
+                                           std::size_t k, const KernelTable& passes,
+                                           Scratch& scratch) {
+  Selection selection(logits, nullptr, extent.lowest_finite, extent.highest, passes, scratch);
+  const Cut cut = selection.find(static_cast<double>(k));
+  grow(scratch.kept_ids, logits.size());
+  std::int32_t* const ids = scratch.kept_ids.data();
   std::size_t num_kept = 0;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    ids[num_kept] = static_cast<std::int32_t>(i);  // overwritten unless it is kept
-    num_kept += cut.keeps(logits[i], i) ? 1 : 0;
-  }
-  ids.resize(num_kept);
-}
-
-// Eight lanes, so that compilers can vectorise the sum without reordering it.
-double sum(std::span<const float> weights) {
-  std::array<double, 8> lanes{};
-  std::size_t i = 0;
-  for (; i + 8 <= weights.size(); i += 8) {
-    for (std::size_t lane = 0; lane < 8; ++lane) {
-      lanes[lane] += static_cast<double>(weights[i + lane]);
+  const auto gather = [&](std::size_t begin, std::size_t end, std::int32_t least_key) {
+    for (std::size_t i = begin; i < end; ++i) {
+      ids[num_kept] = static_cast<std::int32_t>(i);  // stays if the token does
+      num_kept += key_of(logits[i]) >= least_key ? 1 : 0;
     }
-  }
-  for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) {
-    lanes[lane] += static_cast<double>(weights[i]);
-  }
-  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-         ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
-}
-
-float divisor_of(double temperature) {
-  return static_cast<float>(std::clamp<double>(temperature, FLT_MIN, FLT_MAX));
-}
-
-// weights[i] = p_i / p_max after the temperature, so the best weighs exactly 1.
-void set_weights(std::span<const float> logits, float max_logit, double temperature,
-                 std::vector<float>& weights) {
-  const float divisor = divisor_of(temperature);
-  weights.resize(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    weights[i] = exp_nonpositive((logits[i] - max_logit) / divisor);
-  }
-}
-
-void keep_top_p(std::span<const float> logits, KeyRange range, double top_p,
-                std::vector<float>& weights) {
-  const Cut cut =
-      find_cut(logits, range, top_p * sum(weights), [&](std::size_t i) { return weights[i]; });
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = cut.keeps(logits[i], i) ? weights[i] : 0.0f;
-  }
-}
-
-void keep_at_least(float least, std::vector<float>& weights) {
-  for (float& weight : weights) weight = weight >= least ? weight : 0.0f;
+  };
+  const std::size_t ties_end = std::min(cut.last_index + 1, logits.size());
+  gather(0, ties_end, cut.key);
+  gather(ties_end, logits.size(), cut.key + 1);
+  return {ids, num_kept};
 }
 
 // The smallest float32 that is >= x, so that comparing weights with it is comparing them with x.
@@ -235,99 +257,122 @@ float round_up(double x) {
   return static_cast<double>(rounded) < x ? std::nextafter(rounded, kInfinity) : rounded;
 }
 
+constexpr std::size_t kDrawBlock = 512;
+
+// Drops what the cut and `least_weight` exclude; writes the sum of what is left by block.
+void keep_and_sum(std::span<const float> logits, const Cut& cut, float least_weight,
+                  const KernelTable& passes, Scratch& scratch) {
+  scratch.block_sums.clear();
+  const std::size_t ties_end = std::min(cut.last_index + 1, logits.size());
+  for (std::size_t begin = 0; begin < logits.size(); begin += kDrawBlock) {
+    const std::size_t end = std::min(begin + kDrawBlock, logits.size());
+    const std::size_t split = std::clamp(ties_end, begin, end);
+    float* const weights = scratch.weights.data();
+    passes.keep(logits.data() + begin, split - begin, cut.key, least_weight, weights + begin);
+    passes.keep(logits.data() + split, end - split, cut.key + 1, least_weight, weights + split);
+    scratch.block_sums.push_back(passes.sum_of(weights + begin, end - begin));
+  }
+}
+
 // The index where the running sum of the weights first exceeds uniform * total: blocks first, then
-// inside one block. Always an index whose weight is positive; at least one must be.
-std::size_t draw(std::span<const float> weights, double uniform) {
-  constexpr std::size_t kBlock = 512;
-  thread_local std::vector<double> block_sums;
-  block_sums.clear();
+// inside one block. Always an index whose weight is positive; there must be one.
+std::size_t draw(double uniform, const Scratch& scratch) {
   double total = 0.0;
-  for (std::size_t begin = 0; begin < weights.size(); begin += kBlock) {
-    const double block_sum = sum(weights.subspan(begin, std::min(kBlock, weights.size() - begin)));
-    block_sums.push_back(block_sum);
-    total += block_sum;
-  }
+  for (const double block_sum : scratch.block_sums) total += block_sum;
   const double target = uniform * total;
-  double mass_before = 0.0;
+  double mass = 0.0;
+  double mass_before_block = 0.0;
   std::size_t chosen_block = 0;
-  double mass_before_chosen = 0.0;
-  for (std::size_t block = 0; block < block_sums.size(); ++block) {
-    if (block_sums[block] == 0.0) continue;
+  for (std::size_t block = 0; block < scratch.block_sums.size(); ++block) {
+    if (scratch.block_sums[block] == 0.0) continue;
     chosen_block = block;
-    mass_before_chosen = mass_before;
-    mass_before += block_sums[block];
-    if (mass_before > target) break;
+    mass_before_block = mass;
+    mass += scratch.block_sums[block];
+    if (mass > target) break;
   }
-  double mass = mass_before_chosen;
-  std::size_t chosen = chosen_block * kBlock;
-  const std::size_t end = std::min(chosen + kBlock, weights.size());
+  mass = mass_before_block;
+  std::size_t chosen = chosen_block * kDrawBlock;
+  const std::size_t end = std::min(chosen + kDrawBlock, scratch.weights.size());
   for (std::size_t i = chosen; i < end; ++i) {
-    if (weights[i] == 0.0f) continue;
+    if (scratch.weights[i] == 0.0f) continue;
     chosen = i;
-    mass += static_cast<double>(weights[i]);
+    mass += static_cast<double>(scratch.weights[i]);
     if (mass > target) break;
   }
   return chosen;
 }
 
-std::size_t first_best(std::span<const float> logits, float max_logit) {
+std::int32_t first_best(std::span<const float> logits, float max_logit) {
   const auto best = std::ranges::find(logits, max_logit);
-  return static_cast<std::size_t>(best - logits.begin());
+  return static_cast<std::int32_t>(best - logits.begin());
 }
 
-float logit_of(std::int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
+// Draws among all the logits given, after the temperature; their index.
+std::size_t draw_filtered(std::span<const float> logits, const KeyExtent& extent,
+                          const SamplingSettings& settings, double uniform,
+                          const KernelTable& passes, Scratch& scratch) {
+  const float max_logit = logit_of(extent.highest);
+  const auto divisor =
+      static_cast<float>(std::clamp<double>(settings.temperature, FLT_MIN, FLT_MAX));
+  scratch.weights.resize(logits.size());
+  passes.weights_of(logits.data(), logits.size(), max_logit, divisor, scratch.weights.data());
+  Cut cut;
+  cut.mass = passes.sum_of(scratch.weights.data(), logits.size());
+  if (settings.top_p < 1.0) {
+    // Logits this low have no weight; leaving them out narrows the range.
+    const std::int32_t weightless = key_of(max_logit + 1.01f * kExpUnderflow * divisor);
+    Selection selection(logits, scratch.weights.data(), std::max(extent.lowest_finite, weightless),
+                        extent.highest, passes, scratch);
+    cut = selection.find(settings.top_p * cut.mass);
+  }
+  // Weights are relative to the best. So p < min_p * p_max is weight < min_p, and
+  // p < top_a * p_max^2 is weight < top_a / (mass left); neither bound exceeds 1, the best's
+  // weight.
+  const double least_weight = std::max(settings.top_a / cut.mass, settings.min_p);
+  keep_and_sum(logits, cut, round_up(least_weight), passes, scratch);
+  return draw(uniform, scratch);
+}
 
 }  // namespace
 
 std::int32_t sample(std::span<const float> logits, const SamplingSettings& settings,
                     double uniform) {
   check_settings(settings, uniform);
-  KeyRange range = checked_range(logits);
-  const float max_logit = logit_of(range.highest);
-  if (settings.temperature == 0.0) {
-    return static_cast<std::int32_t>(first_best(logits, max_logit));
-  }
+  const KernelTable& passes = kernels(best_variant());
+  const KeyExtent extent = checked_extent(logits, passes);
+  if (settings.temperature == 0.0) return first_best(logits, logit_of(extent.highest));
 
-  thread_local std::vector<std::int32_t> ids;
-  thread_local std::vector<float> kept_logits;
-  thread_local std::vector<float> weights;
+  Scratch& scratch = scratch_of_thread();
   const auto top_k = static_cast<std::size_t>(settings.top_k);
-  const bool is_top_k = top_k > 0 && top_k < logits.size();
-  if (is_top_k) {
-    select_top_k(logits, range, top_k, ids);
-    kept_logits.clear();
-    for (const std::int32_t id : ids) kept_logits.push_back(logits[static_cast<std::size_t>(id)]);
-    logits = kept_logits;
+  if (top_k == 0 || top_k >= logits.size()) {
+    return static_cast<std::int32_t>(
+        draw_filtered(logits, extent, settings, uniform, passes, scratch));
   }
-  set_weights(logits, max_logit, settings.temperature, weights);
-  // Logits this low have no weight, so they need not spread the range.
-  const float weightless = max_logit + 1.01f * kExpUnderflow * divisor_of(settings.temperature);
-  range.lowest = std::max(range.lowest, key_of(weightless));
-  if (settings.top_p < 1.0) keep_top_p(logits, range, settings.top_p, weights);
-  // With weights relative to the best, p < min_p * p_max is weight < min_p, and
-  // p < top_a * p_max^2 is weight < top_a / (sum of the weights left). Both are at most 1, the
-  // best.
-  const double least_a = settings.top_a > 0.0 ? settings.top_a / sum(weights) : 0.0;
-  const double least = std::max(least_a, settings.min_p);
-  if (least > 0.0) keep_at_least(round_up(least), weights);
-  const std::size_t drawn = draw(weights, uniform);
-  return is_top_k ? ids[drawn] : static_cast<std::int32_t>(drawn);
+  const auto ids = select_top_k(logits, extent, top_k, passes, scratch);
+  scratch.kept_logits.resize(ids.size());
+  std::ranges::transform(ids, scratch.kept_logits.begin(),
+                         [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; });
+  return ids[draw_filtered(scratch.kept_logits, extent, settings, uniform, passes, scratch)];
 }
 
 TopLogprobs top_logprobs(std::span<const float> logits, std::int64_t count) {
   if (count < 0) {
     throw std::invalid_argument("count: expected >= 0, got " + std::to_string(count));
   }
-  const KeyRange range = checked_range(logits);
-  const float max_logit = logit_of(range.highest);
-  thread_local std::vector<float> weights;
-  set_weights(logits, max_logit, 1.0, weights);
+  const KernelTable& passes = kernels(best_variant());
+  const KeyExtent extent = checked_extent(logits, passes);
+  const float max_logit = logit_of(extent.highest);
+  Scratch& scratch = scratch_of_thread();
+  scratch.weights.resize(logits.size());
+  passes.weights_of(logits.data(), logits.size(), max_logit, 1.0f, scratch.weights.data());
 
   TopLogprobs result;
-  result.logsumexp = static_cast<double>(max_logit) + std::log(sum(weights));
+  result.logsumexp = static_cast<double>(max_logit) +
+                     std::log(passes.sum_of(scratch.weights.data(), scratch.weights.size()));
   if (count == 0) return result;
   const auto k = std::min(static_cast<std::size_t>(count), logits.size());
-  select_top_k(logits, range, k, result.ids);
+  const auto ids = select_top_k(logits, extent, k, passes, scratch);
+  result.ids.assign(ids.begin(), ids.end());
   const auto logit_at = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
   std::ranges::stable_sort(result.ids, std::ranges::greater{}, logit_at);
   for (const std::int32_t id : result.ids) {
