@@ -8,13 +8,17 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 
 _SECRET = re.compile(r"(g3n_live_[0-9A-Za-z]{0,8})[0-9A-Za-z]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "secret", "pepper", "password", "cookie"})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Ours, to be found again when logging is configured anew."""
 
 
 def configure_logging(
@@ -31,7 +35,11 @@ def configure_logging(
         mask_secrets,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(repr_native_str=True, colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(
+            repr_native_str=True,
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the pretty one shows locals
+        )
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=True)
     )
@@ -41,7 +49,7 @@ def configure_logging(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
@@ -49,7 +57,8 @@ def configure_logging(
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [h for h in root.handlers if not isinstance(h, _StderrHandler)]
+    root.addHandler(handler)
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 

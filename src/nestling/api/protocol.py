@@ -18,6 +18,8 @@ from nestling.settings import Settings
 
 BODY_LINGER_S = 5.0
 """Beyond `body_timeout_s`: time for a sender to read its 408 or 413."""
+REFUSAL_LINGER_S = 1.0
+"""How long a refused sender may go on before its connection is closed."""
 
 _log = get_logger("api")
 
@@ -32,20 +34,20 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._num_head_bytes = 0
         self._is_in_head = True
+        self._is_refused = False
         self._cycles: list[RequestResponseCycle] = []
         self._deadline = self.loop.call_later(self.settings.header_timeout_s, self._on_slow_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request on this connection; uvicorn tells the newest only."""
         self._deadline.cancel()
-        for cycle in self._cycles:
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+        self._disconnect_cycles()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes of heads and pass them on."""
+        """Count the bytes of heads and pass them on; after a refusal, read them to nowhere."""
+        if self._is_refused:
+            return
         if self._is_in_head:
             self._num_head_bytes += len(data)
             if self._num_head_bytes > self.settings.max_header_bytes + len(data):
@@ -77,6 +79,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer in our form to what is no HTTP."""
         self._refuse(400, msg, "bad_request")
 
+    def _disconnect_cycles(self) -> None:
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
     def _restart(self, seconds: float, handler: Any) -> None:
         self._deadline.cancel()
         self._deadline = self.loop.call_later(seconds, handler)
@@ -89,15 +97,23 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer a connection that carries no request yet, and close it."""
-        if self.transport.is_closing():
+        """Answer a connection in place of its requests, and close it soon.
+
+        Closing at once, with bytes unread, would reset the connection and lose the answer.
+        """
+        if self.transport.is_closing() or self._is_refused:
             return
-        is_busy = any(not cycle.response_complete for cycle in self._cycles)
-        if not is_busy:
-            self.transport.write(_refusal(status, message, code))
-        _log.info("connection refused", status=status, code=code)
+        self._is_refused = True
         self._deadline.cancel()
-        self.transport.close()
+        _log.info("connection refused", status=status, code=code)
+        is_mid_answer = any(c.response_started and not c.response_complete for c in self._cycles)
+        self._disconnect_cycles()
+        if is_mid_answer:
+            self.transport.close()
+            return
+        self.transport.write(_refusal(status, message, code))
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self.transport.close)
 
 
 def protocol_class(settings: Settings) -> type[GuardedProtocol]:

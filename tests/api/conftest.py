@@ -1,0 +1,182 @@
+"""A model that answers at once (or slowly, or not at all) and remembers how each request ended."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from starlette.applications import Starlette
+
+from nestling.accounts.api_keys import ApiKey
+from nestling.api.app import create_app
+from nestling.api.server import serve
+from nestling.chat.request import (
+    AlternativeToken,
+    ChatDelta,
+    ChatRequest,
+    ChatUsage,
+    TokenLogprob,
+)
+from nestling.errors import AuthenticationError, NestlingError
+from nestling.log import configure_logging
+from nestling.settings import Settings
+
+KEY = "g3n_live_test"
+AUTH = {"Authorization": f"Bearer {KEY}"}
+MODEL = "google/gemma-3n-e4b-it"
+
+
+def chat_body(**fields: Any) -> dict[str, Any]:
+    """The smallest body, and more fields."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+@dataclass
+class FakeChat:
+    """Answers `pieces` to every request. `ended` holds "finished" or "aborted" by request."""
+
+    pieces: tuple[str, ...] = ("Hello", " there", " 👋")
+    delay_s: float = 0.0
+    error: NestlingError | Exception | None = None
+    """Raised after `error_after` pieces."""
+    error_after: int = 0
+    prepare_error: Exception | None = None
+    model_id: str = "nestling-nano"
+    aliases: tuple[str, ...] = ("nano",)
+    max_model_len: int = 4096
+    system_fingerprint: str = "fp_0123456789ab"
+    requests: list[ChatRequest] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def prepare(self, request: ChatRequest) -> "FakePrepared":
+        self.requests.append(request)
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        return FakePrepared(self, request)
+
+
+class FakePrepared:
+    def __init__(self, chat: FakeChat, request: ChatRequest) -> None:
+        self._chat = chat
+        self._request = request
+        self.usage = ChatUsage(prompt_tokens=7, completion_tokens=0, cached_tokens=2)
+
+    async def stream(self) -> AsyncGenerator[ChatDelta, None]:
+        chat = self._chat
+        try:
+            chat.started.set()
+            for i, piece in enumerate(chat.pieces):
+                self._raise_after(i)
+                await asyncio.sleep(chat.delay_s)
+                for choice in range(self._request.n):
+                    yield ChatDelta(choice, piece, logprobs=self._logprobs(piece))
+            self._raise_after(len(chat.pieces))
+            for choice in range(self._request.n):
+                yield ChatDelta(choice, "", "stop", self._logprobs(None))
+            self.usage = ChatUsage(7, len(chat.pieces) * self._request.n, 2)
+            chat.ended.append("finished")
+        except (GeneratorExit, asyncio.CancelledError):
+            chat.ended.append("aborted")
+            raise
+        finally:
+            chat.has_ended.set()
+
+    def _raise_after(self, index: int) -> None:
+        if self._chat.error is not None and index == self._chat.error_after:
+            raise self._chat.error
+
+    def _logprobs(self, piece: str | None) -> tuple[TokenLogprob, ...] | None:
+        if not self._request.logprobs:
+            return None
+        if piece is None:
+            return ()
+        token = AlternativeToken(piece, piece.encode(), -0.5)
+        low = AlternativeToken("<eos>", None, float("-inf"))
+        return (TokenLogprob(token, (token, low)[: self._request.top_logprobs]),)
+
+
+class FakeKeys:
+    """Knows one key."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    async def authenticate(self, secret: str) -> ApiKey:
+        if self.error is not None:
+            raise self.error
+        if secret != KEY:
+            raise AuthenticationError("Incorrect API key provided.")
+        now = datetime.now(UTC)
+        return ApiKey("id", "testtest", "test", False, None, now, now, None)
+
+
+async def healthy() -> None:
+    """An engine that is well."""
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Iterator[None]:
+    """Log as the server does; structlog's own default prints locals and takes seconds for it."""
+    handlers = list(logging.getLogger().handlers)
+    configure_logging("info", "json")
+    yield
+    logging.getLogger().handlers[:] = handlers
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def chat() -> FakeChat:
+    return FakeChat()
+
+
+@pytest.fixture
+def keys() -> FakeKeys:
+    return FakeKeys()
+
+
+@pytest.fixture
+def settings(tmp_path: Any) -> Settings:
+    return Settings(data_dir=tmp_path, port=0, header_timeout_s=5, body_timeout_s=5)
+
+
+@pytest.fixture
+def app(chat: FakeChat, keys: FakeKeys, settings: Settings) -> Starlette:
+    return create_app(chat, keys, settings, healthy)
+
+
+@pytest.fixture
+async def client(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    """Calls the app in this process."""
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+@asynccontextmanager
+async def running(app: Starlette, settings: Settings) -> AsyncIterator[str]:
+    """Run the real server on a free loopback port; yields its URL."""
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve(app, settings, ready.set_result))
+    try:
+        done, _ = await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if task in done:
+            await task
+        yield await ready
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+@pytest.fixture
+async def url(app: Starlette, settings: Settings) -> AsyncIterator[str]:
+    """The URL of a real server on the fake model."""
+    async with running(app, settings) as url:
+        yield url

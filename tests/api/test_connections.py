@@ -1,0 +1,234 @@
+"""Raw sockets against the real server: who goes away, who is slow, who is rude, and the signal."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from nestling.api.app import create_app
+from nestling.api.server import serve
+from nestling.errors import SettingsError
+from nestling.settings import Settings
+
+from .conftest import KEY, FakeChat, FakeKeys, chat_body, healthy, running
+
+WITHIN_S = 5
+
+
+def request_bytes(body: dict[str, Any], *extra: str) -> bytes:
+    content = json.dumps(body).encode()
+    lines = [
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {KEY}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+        *extra,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def exchange(url: str, data: bytes) -> bytes:
+    """Send bytes, return all that comes until the server closes."""
+    reader, writer = await connect(url)
+    writer.write(data)
+    async with asyncio.timeout(WITHIN_S):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def ends(chat: FakeChat) -> str:
+    async with asyncio.timeout(WITHIN_S):
+        await chat.has_ended.wait()
+    return chat.ended[-1]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "close"])
+async def test_gone_client_ends_its_generation(
+    url: str, chat: FakeChat, stream: bool, is_reset: bool
+) -> None:
+    chat.pieces, chat.delay_s = ("x",) * 1000, 0.02
+    _, writer = await connect(url)
+    writer.write(request_bytes(chat_body(stream=stream)))
+    await asyncio.wait_for(chat.started.wait(), WITHIN_S)
+    await asyncio.sleep(0.2)
+    gone_at = time.monotonic()
+    if is_reset:
+        writer.transport.abort()
+    else:
+        writer.close()
+    assert await ends(chat) == "aborted"
+    assert time.monotonic() - gone_at < 2
+
+
+async def test_gone_before_the_first_token(url: str, chat: FakeChat) -> None:
+    chat.delay_s = 60
+    _, writer = await connect(url)
+    writer.write(request_bytes(chat_body(stream=True)))
+    await asyncio.wait_for(chat.started.wait(), WITHIN_S)
+    writer.close()
+    assert await ends(chat) == "aborted"
+
+
+async def test_gone_with_a_pipelined_request_behind(url: str, chat: FakeChat) -> None:
+    chat.delay_s = 60
+    _, writer = await connect(url)
+    writer.write(request_bytes(chat_body()) * 2)
+    await asyncio.wait_for(chat.started.wait(), WITHIN_S)
+    await asyncio.sleep(0.1)
+    writer.close()
+    assert await ends(chat) == "aborted"
+
+
+async def test_silence_is_filled_with_comments(
+    chat: FakeChat, keys: FakeKeys, settings: Settings
+) -> None:
+    chat.pieces, chat.delay_s = ("late",), 0.7
+    quick = settings.model_copy(update={"keep_alive_interval_s": 0.25})
+    async with running(create_app(chat, keys, quick, healthy), quick) as url:
+        answer = await exchange(url, request_bytes(chat_body(stream=True), "Connection: close"))
+    text = answer.decode()
+    assert 1 <= text.count(": keep-alive\n") <= 3
+    assert ": keep-alive\n\n" not in text
+    assert text.index('"role":"assistant"') < text.index(": keep-alive") < text.index("late")
+
+
+async def test_slow_head_is_cut_off(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+    strict = settings.model_copy(update={"header_timeout_s": 0.3})
+    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+        answer = await exchange(url, b"POST /v1/chat/completions HTTP/1.1\r\nHost: loc")
+        nothing = await exchange(url, b"")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
+    assert nothing.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_slow_body_is_cut_off(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+    strict = settings.model_copy(update={"body_timeout_s": 0.3})
+    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+        answer = await exchange(url, request_bytes(chat_body())[:-5])
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
+
+
+async def test_endless_chunked_body(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+    strict = settings.model_copy(update={"max_body_bytes": 10_000})
+    head = request_bytes({}).split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
+    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+        answer = await exchange(url, head + (b"1000\r\n" + b"a" * 4096 + b"\r\n") * 3)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_announced_length_too_large_is_refused_at_once(url: str) -> None:
+    data = request_bytes({}).replace(b"Content-Length: 2", b"Content-Length: 10000000000")
+    assert (await exchange(url, data)).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_head_too_large(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+    strict = settings.model_copy(update={"max_header_bytes": 8192})
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"y" * 2**20
+    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+        answer = await exchange(url, head)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"headers_too_large"' in answer
+
+
+RUDE = [
+    b"\x16\x03\x01\x02\x00",
+    b"NONSENSE\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\nConnection: close\r\n\r\n",
+    b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    b"GET @evil HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("data", RUDE, ids=[repr(d[:50]) for d in RUDE])
+async def test_rude_bytes(url: str, data: bytes) -> None:
+    answer = await exchange(url, data)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"x-request-id" in head.lower()
+    assert json.loads(body)["statusCode"] in {400, 404}
+
+
+async def test_long_wrong_key_is_refused_quickly(url: str) -> None:
+    data = request_bytes({}, "Connection: close").replace(KEY.encode(), b"x" * 2**20)
+    started = time.monotonic()
+    answer = await exchange(url, data)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert time.monotonic() - started < 2
+
+
+async def test_refusal_before_the_body_keeps_the_connection(url: str) -> None:
+    reader, writer = await connect(url)
+    bad = request_bytes(chat_body(user="x" * 200_000)).replace(KEY.encode(), b"wrong")
+    writer.write(bad + request_bytes(chat_body(), "Connection: close"))
+    async with asyncio.timeout(WITHIN_S):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"HTTP/1.1 201 " in answer
+
+
+async def test_port_in_use_is_one_clear_line(app: Starlette, settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        busy = settings.model_copy(update={"port": port})
+        with pytest.raises(SettingsError) as caught:
+            await serve(app, busy, lambda url: None)
+    assert str(port) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+async def test_sigterm_drains(
+    app: Starlette, chat: FakeChat, keys: FakeKeys, settings: Settings
+) -> None:
+    """One stream can finish in time, one cannot; new work is refused meanwhile; serve returns."""
+    chat.pieces, chat.delay_s = ("x",) * 4, 0.3
+    brief = settings.model_copy(update={"shutdown_timeout_s": 2.5})
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(app, brief, ready.set_result))
+    url = await ready
+    quick = asyncio.create_task(
+        exchange(url, request_bytes(chat_body(stream=True), "Connection: close"))
+    )
+    await asyncio.wait_for(chat.started.wait(), WITHIN_S)
+    chat.pieces = ("x",) * 1000
+    chat.started.clear()
+    endless = asyncio.create_task(exchange(url, request_bytes(chat_body(stream=True))))
+    whole = asyncio.create_task(exchange(url, request_bytes(chat_body())))
+    await asyncio.wait_for(chat.started.wait(), WITHIN_S)
+    await asyncio.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    refused = await exchange(
+        url, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after" in refused
+    assert b"[DONE]" in await quick
+    cut = await endless
+    assert b"HTTP/1.1 201 " in cut
+    assert b'"code":"server_shutdown"' in cut
+    assert b"[DONE]" not in cut
+    assert (await whole).startswith(b"HTTP/1.1 503 ")
+    await asyncio.wait_for(serving, WITHIN_S)
+    assert sorted(chat.ended) == ["aborted", "aborted", "finished"]

@@ -1,0 +1,51 @@
+"""Logs are one line an event, and no key gets into them."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from nestling.log import configure_logging, get_logger
+
+SECRET = "g3n_live_abcdefgh" + "X" * 38
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    """Leave nothing configured behind."""
+    handlers = list(logging.getLogger().handlers)
+    yield
+    logging.getLogger().handlers[:] = handlers
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("output", ["json", "console"])
+def test_keys_are_masked(capsys: pytest.CaptureFixture[str], output: str) -> None:
+    configure_logging("info", output)
+    log = get_logger("test")
+    log.info("came", text=f"Bearer {SECRET}", deep={"a": [SECRET]}, authorization="Bearer z9")
+    log.error("failed", exc_info=ValueError(SECRET))
+    logging.getLogger("library").warning("library said %s", SECRET)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "XX" not in captured.err
+    assert "z9" not in captured.err
+    assert captured.err.count("g3n_live_abcdefgh[masked]") >= 4
+
+
+def test_json_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json")
+    get_logger("test").info("a\nb", path="x\n{}")
+    get_logger("test").debug("not asked for")
+    (line,) = capsys.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["path"], event["level"]) == ("a\nb", "x\n{}", "info")
+    assert event["room"] == "test"
+
+
+def test_console_values_stay_on_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "console")
+    get_logger("test").info("request", path='x\n{"level": "error"}')
+    assert len(capsys.readouterr().err.splitlines()) == 1
