@@ -17,6 +17,7 @@ from nestling.errors import (
     EngineError,
     EngineRestartedError,
     ModelFileError,
+    OverloadedError,
     ServerShutdownError,
 )
 
@@ -127,6 +128,41 @@ async def test_the_circuit_opens_after_five_deaths() -> None:
     with pytest.raises(EngineError, match="died 5 times"):
         await client.health()
     await client.stop()
+
+
+@pytest.mark.parametrize(
+    ("program", "match"),
+    [
+        ("import os, sys; os.write(int(sys.argv[1]), b'\\xff' * 8)", "at most"),
+        ("import os, sys; os.write(int(sys.argv[1]), b'\\0\\0\\0\\1\\xc1')", "no message"),
+        ("import os, sys; os.write(int(sys.argv[1]), b'\\0\\0\\0\\1\\x90')", "something else"),
+        ("raise SystemExit(3)", "exit code 3"),
+    ],
+)
+async def test_a_process_that_is_no_engine_is_refused(program: str, match: str) -> None:
+    client = ProcessEngine(config(), argv=(sys.executable, "-c", program))
+    with pytest.raises(EngineError, match=match):
+        await client.start()
+
+
+async def test_a_process_that_cannot_start_is_an_engine_error() -> None:
+    client = ProcessEngine(config(), argv=("/nowhere/python",))
+    with pytest.raises(EngineError, match="could not be started"):
+        await client.start()
+
+
+async def test_no_more_requests_are_held_than_the_queue_takes() -> None:
+    client = ProcessEngine(config(max_num_seqs=1, max_waiting=1), argv=ARGV, backoff_s=5)
+    await client.start()
+    await kill_child(client)
+    await until(lambda: client.pid is None)
+    held = [asyncio.create_task(collect(client, str(i), [1], LONG)) for i in range(2)]
+    await asyncio.sleep(0.02)
+    with pytest.raises(OverloadedError):
+        await collect(client, "x", [1], LONG)
+    await client.stop()
+    results = await asyncio.gather(*held, return_exceptions=True)
+    assert all(isinstance(result, ServerShutdownError) for result in results)
 
 
 async def test_requests_held_during_a_restart_end_when_it_is_stopped() -> None:

@@ -26,7 +26,7 @@ def random_logits(seed: int, width: int = NUM_TEXT + 8) -> np.ndarray:
 def reference_processed(
     logits: np.ndarray, params: SamplingParams, prompt: list[int], generated: list[int]
 ) -> np.ndarray:
-    """Steps 2 to 4, written as in docs/api.md, one id at a time in float64."""
+    """Steps 2 to 4, written as in docs/model.md, one id at a time in float64."""
     out = logits[:NUM_TEXT].astype(np.float64)
     for token_id, bias in params.logit_bias.items():
         out[token_id] += bias

@@ -1,4 +1,4 @@
-"""10,000 draws of the real sampler against the exact distribution (docs/api.md, sampler tests).
+"""10,000 draws of the real sampler against the exact distribution (docs/model.md, "Sampling").
 
 The exact distribution is computed here in float64 from the formulas; the test is Pearson's
 chi-square at p = 1e-4 with fixed seeds, bins under 5 expected draws merged.

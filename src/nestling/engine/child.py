@@ -40,9 +40,10 @@ class EngineChild:
     @classmethod
     async def start(cls, argv: Sequence[str], config: EngineConfig) -> "EngineChild":
         """A process that is ready; raises `ModelFileError` or `EngineError` and leaves none."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = _spawn(argv, theirs.fileno())
+        try:
+            process, ours = _spawn(argv)
+        except OSError as error:  # no such program, or no more processes or descriptors
+            raise EngineError(f"the engine process could not be started: {error}") from error
         reader, writer = await asyncio.open_connection(sock=ours)
         child = cls(process, reader, writer)
         try:
@@ -54,7 +55,10 @@ class EngineChild:
         return child
 
     async def _receive_info(self) -> EngineInfo:
-        events = await self.receive()
+        try:
+            events = await self.receive()
+        except wire.FrameError as error:
+            raise EngineError(f"the engine process began with no message: {error}") from error
         if events is None:
             raise EngineError(f"the engine process did not start: {await self.end(1.0)}")
         match events:
@@ -99,15 +103,25 @@ class EngineChild:
             return self._process.wait()
 
 
-def _spawn(argv: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
-    """The process in a session of its own, so that the terminal's Ctrl-C is the parent's alone."""
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [*argv, str(fd)],
-        stdin=subprocess.DEVNULL,
-        stdout=_STDERR,
-        pass_fds=[fd],
-        start_new_session=True,
-    )
+def _spawn(argv: Sequence[str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """The process and our end of its socket.
+
+    It gets a session of its own, so that the terminal's Ctrl-C is the parent's alone.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [*argv, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=_STDERR,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours
 
 
 def _load_error(failed: LoadFailed) -> NestlingError:

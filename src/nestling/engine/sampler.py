@@ -1,8 +1,8 @@
 """From a row of logits to a token: bias, penalties, log-probabilities, the request's own draw.
 
-The order is docs/model.md's "Sampling" (docs/api.md, the one semantic): raw log-probabilities,
-logit_bias, repetition penalty, frequency and presence penalties here in numpy; then temperature,
-top_k, top_p, top_a, min_p and the draw in `native.sampling`. Runs in the engine loop's thread.
+The order is that of docs/model.md, "Sampling": raw log-probabilities, logit_bias, repetition
+penalty, frequency and presence penalties here in numpy; then temperature, top_k, top_p, top_a,
+min_p and the draw in `native.sampling`. Runs in the engine loop's thread.
 """
 
 import numpy as np

@@ -1,0 +1,109 @@
+"""What the engine itself costs: time of a step around a model that computes nothing, child start.
+
+Run: `python benchmarks/engine_overhead.py`. Prints microseconds a step and a token for 1, 4 and 16
+streams, by vocabulary and by what the requests ask for; then seconds from start to a ready engine
+process and tokens a second over its socket. With a model path as argument, also its throughput.
+"""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from nestling.engine.client import EngineClient
+from nestling.engine.config import EngineConfig
+from nestling.engine.loop import EngineLoop
+from nestling.engine.messages import EngineEvent, SamplingParams, Submit
+from nestling.engine.remote import ProcessEngine
+from nestling.engine.runner import Logits
+from nestling.model.batch import ForwardBatch
+
+NUM_STEPS = 400
+FAKE_PROCESS = Path(__file__).parent.parent / "tests" / "engine" / "fake_process.py"
+
+
+class NullRunner:
+    """Ready-made logits, so that only the engine is on the clock."""
+
+    max_model_len = 4096
+    num_blocks = 4096
+    block_size = 16
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = self.num_text_tokens = vocab_size
+        generator = np.random.default_rng(0)
+        self._logits = generator.normal(0, 4, (16, vocab_size)).astype(np.float32)
+
+    def execute(self, batch: ForwardBatch) -> Logits:
+        return self._logits[: len(batch.logit_rows)]
+
+
+def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> float:
+    """Mean time of a decode step."""
+    events: list[EngineEvent] = []
+    config = EngineConfig(model="-", max_num_seqs=16)
+    loop = EngineLoop(NullRunner(vocab_size), config, events.extend)
+    for i in range(num_streams):
+        loop.post(Submit(str(i), [1] * 10, params))
+    for _ in range(3):
+        loop.step()
+    begin = time.perf_counter()
+    for _ in range(NUM_STEPS):
+        loop.step()
+    return (time.perf_counter() - begin) / NUM_STEPS * 1e6
+
+
+async def one(client: EngineClient, name: str, prompt: list[int], num_tokens: int) -> int:
+    params = SamplingParams(max_tokens=num_tokens, temperature=0.8, top_p=0.95)
+    count = 0
+    async for output in client.generate(Submit(name, prompt, params)):
+        count += len(output.token_ids)
+    return count
+
+
+async def throughput(client: EngineClient, num_streams: int, num_tokens: int) -> float:
+    """Tokens a second of all streams together, first tokens included."""
+    begin = time.perf_counter()
+    jobs = (
+        one(client, str(i), [1 + i, 2, 3, 4, 5, 6, 7, 8], num_tokens) for i in range(num_streams)
+    )
+    counts = await asyncio.gather(*jobs)
+    return sum(counts) / (time.perf_counter() - begin)
+
+
+async def measure_process(config: EngineConfig, argv: tuple[str, ...] | None) -> None:
+    client = ProcessEngine(config) if argv is None else ProcessEngine(config, argv=argv)
+    begin = time.perf_counter()
+    await client.start()
+    print(f"  ready after {time.perf_counter() - begin:.3f} s")
+    num_tokens = min(200, client.info.max_model_len - 8)
+    for num_streams in (1, 4, 16):
+        rate = await throughput(client, num_streams, num_tokens)
+        print(f"  {num_streams:2} streams: {rate:8.1f} tokens/s")
+    await client.stop()
+
+
+def main() -> None:
+    kinds = {
+        "greedy": SamplingParams(max_tokens=4000, temperature=0),
+        "top_p 0.95": SamplingParams(max_tokens=4000, temperature=0.8, top_p=0.95),
+        "penalties": SamplingParams(max_tokens=4000, repetition_penalty=1.1, presence_penalty=0.5),
+        "20 logprobs": SamplingParams(max_tokens=4000, logprobs=20),
+    }
+    for vocab_size in (4096, 262_144):
+        for name, params in kinds.items():
+            times = [step_time_us(vocab_size, n, params) for n in (1, 4, 16)]
+            shown = ", ".join(f"{t:7.0f}" for t in times)
+            print(f"vocabulary {vocab_size:6} {name:12} us a step at 1, 4, 16 streams: {shown}")
+    fake = (sys.executable, str(FAKE_PROCESS))
+    print("fake model in a process")
+    asyncio.run(measure_process(EngineConfig(model="fake", num_blocks=1024, block_size=16), fake))
+    for model in sys.argv[1:]:
+        print(model)
+        asyncio.run(measure_process(EngineConfig(model=model), None))
+
+
+if __name__ == "__main__":
+    main()
