@@ -58,6 +58,16 @@ format: $(VENV)/.dev ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(shell find native -name '*.cpp' -o -name '*.h')
 
+native-test: $(VENV)/.serve ## run the C++ core's tests under ASan, UBSan and TSan
+	@set -e; for sanitizers in address,undefined thread; do \
+	  build=build/native-test-$${sanitizers%%,*}; \
+	  $(BIN)/cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	    -DCMAKE_CXX_COMPILER="$(CXX)" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	    -DNESTLING_NATIVE_TESTS=ON -DNESTLING_SANITIZERS=$$sanitizers > /dev/null; \
+	  $(BIN)/cmake --build $$build; \
+	  $(BIN)/ctest --test-dir $$build --output-on-failure; \
+	done
+
 $(VENV)/.parity: locks/parity.lock $(VENV)/.dev
 	@$(PIP) install $(TORCH)
 	@$(PIP) install --require-hashes -r locks/parity.lock

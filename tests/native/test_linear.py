@@ -134,7 +134,7 @@ def test_the_wrapper_uses_the_fastest_variant(pool: ThreadPool) -> None:
 
 def test_packed_describes_itself() -> None:
     weight = np.zeros((33, 7), np.float32)
-    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+    for dtype, width in zip(DTYPES, (4, 2), strict=True):
         packed = PackedLinear.pack(weight, dtype)
         assert (packed.out_features, packed.in_features, packed.dtype) == (33, 7, dtype)
         assert packed.nbytes == 48 * 7 * width
