@@ -181,7 +181,9 @@ def test_dtype_acts(folder: Path) -> None:
     assert 1e-5 < np.abs(logits["bfloat16"] - logits["float32"]).max() < 2.0
 
 
-async def test_a_real_engine_process_answers(folder: Path) -> None:
+async def test_a_real_engine_process_answers(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """`python -m nestling.engine.process` with the real loader; equal to the loop in process."""
     config = EngineConfig(model=str(folder), num_threads=1)
     client = ProcessEngine(config)
@@ -192,6 +194,7 @@ async def test_a_real_engine_process_answers(folder: Path) -> None:
     expected, _ = run(load_runner(config), [Submit("0", [2, 5, 6], params)], arrive_every=0)
     assert tokens == expected["0"]
     await client.stop()
+    assert capfd.readouterr() == ("", "")  # it leaves without a word, say of leaked objects
 
 
 async def test_a_missing_model_is_a_model_file_error_in_the_parent(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nestling.engine import wire
 from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import EngineEvent, LoadFailed
+from nestling.engine.messages import EngineEvent, LoadFailed, Shutdown
 from nestling.engine.runner import LoadRunner, load_runner
 from nestling.errors import EngineError, ModelFileError, NestlingError
 
@@ -70,8 +70,10 @@ def main(argv: Sequence[str], load: LoadRunner = load_runner) -> int:
         return 1
     loop = EngineLoop(runner, config, connection.send)
     connection.send([loop.info])
-    threading.Thread(target=_read_commands, args=(connection, loop), daemon=True).start()
+    reader = threading.Thread(target=_read_commands, args=(connection, loop), daemon=True)
+    reader.start()
     loop.run()
+    reader.join()  # it ends with the same Shutdown; while it lives it holds the whole model
     return 0
 
 
@@ -83,9 +85,13 @@ def load_failed(error: NestlingError) -> LoadFailed:
 
 
 def _read_commands(connection: Connection, loop: EngineLoop) -> None:
+    """Post commands until Shutdown; end the process if the connection ends before."""
     try:
         while (body := connection.receive()) is not None:
-            loop.post(wire.unpack_command(body))
+            command = wire.unpack_command(body)
+            loop.post(command)
+            if isinstance(command, Shutdown):
+                return
     except (OSError, wire.FrameError):
         logger.exception("the connection to the parent broke")
         os._exit(1)
