@@ -47,7 +47,7 @@ _HTTP_CODES = {
     413: "request_too_large",
     415: "unsupported_media_type",
     421: "misdirected_request",
-    431: "request_header_fields_too_large",
+    431: "headers_too_large",
 }
 """Codes of refusals that are about HTTP itself."""
 

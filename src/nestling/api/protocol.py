@@ -10,9 +10,10 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from nestling.api.errors import HttpError, error_body
+from nestling.api.errors import error_body, http_error
 from nestling.log import get_logger
 from nestling.settings import Settings
 
@@ -51,7 +52,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_in_head:
             self._num_head_bytes += len(data)
             if self._num_head_bytes > self.settings.max_header_bytes + len(data):
-                self._refuse(431, "The head of the request is too large.", "headers_too_large")
+                self._refuse(431, "The head of the request is too large.")
                 return
         super().data_received(data)
 
@@ -77,7 +78,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer in our form to what is no HTTP."""
-        self._refuse(400, msg, "bad_request")
+        self._refuse(400, msg)
 
     def _disconnect_cycles(self) -> None:
         for cycle in self._cycles:
@@ -90,13 +91,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(seconds, handler)
 
     def _on_slow_head(self) -> None:
-        self._refuse(408, "The head of the request did not arrive in time.", "request_timeout")
+        self._refuse(408, "The head of the request did not arrive in time.")
 
     def _on_slow_body(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
 
-    def _refuse(self, status: int, message: str, code: str) -> None:
+    def _refuse(self, status: int, message: str) -> None:
         """Answer a connection in place of its requests, and close it soon.
 
         Closing at once, with bytes unread, would reset the connection and lose the answer.
@@ -105,13 +106,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._deadline.cancel()
-        _log.info("connection refused", status=status, code=code)
+        _log.info("connection refused", status=status, reason=message)
         is_mid_answer = any(c.response_started and not c.response_complete for c in self._cycles)
         self._disconnect_cycles()
         if is_mid_answer:
             self.transport.close()
             return
-        self.transport.write(_refusal(status, message, code))
+        self.transport.write(_refusal(status, message))
         self.transport.write_eof()
         self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self.transport.close)
 
@@ -121,10 +122,9 @@ def protocol_class(settings: Settings) -> type[GuardedProtocol]:
     return type("BoundProtocol", (GuardedProtocol,), {"settings": settings})
 
 
-def _refusal(status: int, message: str, code: str) -> bytes:
+def _refusal(status: int, message: str) -> bytes:
     request_id = str(uuid.uuid4())
-    error = HttpError(status, message, "invalid_request_error", code)
-    body = error_body(error, request_id=request_id, path="")
+    body = error_body(http_error(HTTPException(status, message)), request_id=request_id, path="")
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         "content-type: application/json\r\n"

@@ -1,0 +1,68 @@
+"""docs/api.md names every route, field, code, header and limit that the code has."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+
+from nestling.api import errors, schemas
+from nestling.api.message_fields import ROLES
+from nestling.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_routes(app: Starlette) -> None:
+    for route in app.routes:
+        (method,) = route.methods - {"HEAD"}
+        assert f"`{method} {route.path}`" in PAGE
+
+
+@pytest.mark.parametrize("name", sorted(schemas.KNOWN_FIELDS))
+def test_fields(name: str) -> None:
+    assert f"`{name}`" in PAGE
+
+
+def test_no_field_is_invented() -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", PAGE.split("### Messages")[0], re.MULTILINE)
+    names = {name.strip("` ") for row in rows for name in row.split(",")}
+    assert names <= schemas.KNOWN_FIELDS
+    assert {"model", "top_a", "n"} <= names
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_roles(role: str) -> None:
+    assert f"`{role}`" in PAGE
+
+
+def codes_in_source() -> set[str]:
+    """Every code that api/ raises and every class's own."""
+    found = set(errors._HTTP_CODES.values())
+    for path in (ROOT / "src" / "nestling" / "api").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "code":
+                node = node.value
+                found |= {node.value} if isinstance(node, ast.Constant) else set()
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "invalid":
+                found |= {a.value for a in node.args[2:] if isinstance(a, ast.Constant)}
+    classes = [cls for cls, _, _ in errors._STATUSES]
+    return found | {c.code for cls in classes for c in (cls, *cls.__subclasses__())}
+
+
+def test_codes() -> None:
+    codes = codes_in_source()
+    assert {"invalid_json", "model_not_found", "overloaded", "empty_array"} <= codes
+    assert [code for code in sorted(codes) if f"`{code}`" not in PAGE] == []
+
+
+def test_limits() -> None:
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert f"({defaults['max_body_bytes'] // 2**20} MiB)" in PAGE
+    for name in ("body_timeout_s", "shutdown_timeout_s", "keep_alive_interval_s"):
+        assert f"{defaults[name]:g} s" in PAGE
+        assert f"`{name}`" in PAGE
+    for limit in (schemas.MAX_STOP_LENGTH, schemas.MAX_LOGIT_BIASES, schemas.MAX_BIAS_KEY_LENGTH):
+        assert str(limit) in PAGE
