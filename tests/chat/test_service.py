@@ -71,7 +71,9 @@ class FakeEngine:
 
 def service_of(engine: FakeEngine, tokenizer: Tokenizer) -> ChatService:
     """A service named like the embedded model."""
-    return ChatService(engine, tokenizer, ModelIdentity("nestling-nano", (), "fp_1", tokenizer.eos_token_ids))
+    return ChatService(
+        engine, tokenizer, ModelIdentity("nestling-nano", (), "fp_1", tokenizer.eos_token_ids)
+    )
 
 
 def ask(text: str = "Hi", **fields: object) -> ChatRequest:

@@ -130,7 +130,11 @@ def test_doctor_finds_this_machine_good(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "empty"), (b"GGUF\x03\x00\x00\x00" + b"\xff" * 16, "corrupt"), (b"PK\x03\x04" * 9, "")],
+    [
+        (b"", "corrupt"),
+        (b"GGUF\x03\x00\x00\x00" + b"\xff" * 16, "corrupt"),
+        (b"PK\x03\x04" * 9, "corrupt"),
+    ],
 )
 def test_bad_model_file_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
     """A broken file stops `serve` and `chat` with exit code 2 and one line that names it."""

@@ -74,10 +74,11 @@ def test_max_tokens_and_stop(client: openai.OpenAI) -> None:
 def test_logit_bias_bans_a_token(client: openai.OpenAI) -> None:
     """A bias of -100 on a text key keeps its tokens out of the answer."""
     banned = client.chat.completions.create(
-        model=MODEL, messages=ASK, temperature=0, logit_bias={"3": -100, "4": -100, "4 ": -100}
+        model=MODEL, messages=ASK, temperature=0, logit_bias={",": -100}
     )
     free = client.chat.completions.create(model=MODEL, messages=ASK, temperature=0)
-    assert banned.choices[0].message.content != free.choices[0].message.content
+    assert "," in (free.choices[0].message.content or "")
+    assert "," not in (banned.choices[0].message.content or "")
 
 
 def test_logprobs(client: openai.OpenAI) -> None:
@@ -112,7 +113,7 @@ def test_bad_parameter(client: openai.OpenAI, field: str, value: object) -> None
     """A value out of bounds raises BadRequestError that names the field."""
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=MODEL, messages=ASK, extra_body={field: value})
-    assert caught.value.param == field
+    assert (caught.value.param or "").startswith(field)
     assert field in str(caught.value)
 
 
