@@ -88,7 +88,7 @@ class ChatService:
 
     def _prepare(self, request: ChatRequest) -> "PreparedChat":
         limit = self.max_model_len
-        least = sum(self.tokenizer.min_tokens(message.text) for message in request.messages)
+        least = sum(self.tokenizer.min_tokens(message.text.strip()) for message in request.messages)
         if least >= limit:
             raise _too_long(f"at least {least}", limit)
         prompt = render_prompt(request.messages, self.tokenizer)
