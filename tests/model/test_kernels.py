@@ -18,7 +18,7 @@ def test_linear(num_rows: int, num_out: int, num_in: int) -> None:
     ours = native.linear(x, native.pack(weight))
     theirs = oracle.linear(x, oracle.pack(weight))
     assert ours.shape == (num_rows, num_out)
-    # Partial sums reach 4 sqrt(n) and each of n additions rounds by 6e-8 of them, mostly cancelling.
+    # Partial sums reach 4 sqrt(n); each of n additions rounds by 6e-8 of them, mostly cancelling.
     np.testing.assert_allclose(ours, theirs, atol=4 * num_in * 6e-8 + 1e-6, rtol=0)
 
 

@@ -95,6 +95,14 @@ ROW_WISE: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def test_long_rows_do_not_depend_on_their_neighbours_either() -> None:
+    x = noise(3, 16_384)
+    together = ops.mean_square(x)
+    np.testing.assert_allclose(together[:, 0], (x.astype(np.float64) ** 2).mean(-1), rtol=1e-6)
+    for row in range(3):
+        np.testing.assert_array_equal(ops.mean_square(x[row : row + 1])[0], together[row])
+
+
 @pytest.mark.parametrize("name", ROW_WISE)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(num_rows=st.integers(2, 40), width=st.integers(1, 300), stride=st.integers(1, 3))

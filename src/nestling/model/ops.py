@@ -13,11 +13,17 @@ Array = NDArray[np.float32]
 
 _GELU_SCALE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
+_MAX_BLAS_WIDTH = 8192
 
 
 def mean_square(x: Array) -> Array:
     """[..., n] -> [..., 1], mean of the squares."""
-    squares: Array = np.vecdot(x, x)[..., None]
+    # vecdot is BLAS, row by row; BLAS may split a long row among threads, whose number must not
+    # matter. OpenBLAS does so from 10,000 elements.
+    if x.shape[-1] <= _MAX_BLAS_WIDTH:
+        squares: Array = np.vecdot(x, x)[..., None]
+    else:
+        squares = np.add.reduce(x * x, axis=-1, keepdims=True)
     squares *= 1 / x.shape[-1]
     return squares
 
