@@ -30,6 +30,7 @@ class NullRunner:
     max_model_len = 4096
     num_blocks = 4096
     block_size = 16
+    rows_per_step = 256
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = self.num_text_tokens = vocab_size

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         None, ge=1, le=1024, description="compute threads; all usable cores if unset"
     )
     max_num_seqs: int = Field(8, ge=1, le=1024, description="requests that are computed at once")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=16, description="rows of one engine step; by the model's size if unset"
+    )
     max_model_len: int | None = Field(
         None, ge=16, description="tokens of prompt and answer together; the model's own if unset"
     )

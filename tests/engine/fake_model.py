@@ -47,6 +47,7 @@ class FakeRunner:
         self.max_model_len = MAX_MODEL_LEN
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.rows_per_step = 256
         self.delay_s = delay_s
         self.batches: list[ForwardBatch] = []
         self._tokens = np.full(num_blocks * block_size, -1, np.int64)

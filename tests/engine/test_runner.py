@@ -1,5 +1,6 @@
 """The real decoder behind the engine: random tiny weights, the C++ core, the seed guarantee."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
 from nestling.engine.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
 from nestling.engine.remote import ProcessEngine
-from nestling.engine.runner import DecoderRunner, load_runner, num_cache_blocks
+from nestling.engine.runner import DecoderRunner, load_runner, num_cache_blocks, rows_per_step
 from nestling.engine.sampler import RequestSampler
 from nestling.errors import InvalidRequestError, ModelFileError
 from nestling.model.kernels import NativeKernels
@@ -202,3 +203,15 @@ async def test_a_missing_model_is_a_model_file_error_in_the_parent(tmp_path: Pat
     with pytest.raises(ModelFileError, match=r"none\.gguf: does not exist") as info:
         await client.start()
     assert info.value.exit_code == 2
+
+
+def test_a_step_computes_fewer_rows_of_a_larger_model() -> None:
+    """A prompt chunk of the real model must not stall running streams for minutes."""
+    e4b = dataclasses.replace(
+        TINY,
+        vocab_size=262400,
+        hidden_size=2048,
+        intermediate_size=tuple(16384 for _ in TINY.layer_types),
+    )
+    assert rows_per_step(TINY) == 256
+    assert 16 <= rows_per_step(e4b) < 256

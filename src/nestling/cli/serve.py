@@ -77,6 +77,7 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
         dtype=settings.dtype,
         num_threads=settings.threads or 0,
         max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
         max_model_len=settings.max_model_len,
     )
 

@@ -23,8 +23,8 @@ class EngineConfig:
     """Threads of one forward pass; 0 takes one for each core this process may use."""
     max_num_seqs: int = 16
     """Requests computed at the same time."""
-    max_num_batched_tokens: int = 256
-    """Rows of one step, prompt chunks and single tokens together."""
+    max_num_batched_tokens: int | None = None
+    """Rows of one step, prompt chunks and single tokens together; None: by the model's size."""
     max_waiting: int = 256
     """Requests that may wait for a place; more are refused as overloaded."""
     max_model_len: int | None = None
@@ -42,10 +42,11 @@ class EngineConfig:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise SettingsError(f"{key}: expected at least {least}, got {value}", param=key)
-        if self.max_num_batched_tokens < self.max_num_seqs:
+        rows = self.max_num_batched_tokens
+        if rows is not None and rows < self.max_num_seqs:
             raise SettingsError(
                 "max_num_batched_tokens: expected at least max_num_seqs "
-                f"({self.max_num_seqs}), got {self.max_num_batched_tokens}",
+                f"({self.max_num_seqs}), got {rows}",
                 param="max_num_batched_tokens",
             )
 

@@ -46,7 +46,8 @@ class EngineLoop:
         self._scheduler = Scheduler(
             self._kv,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_batched_tokens=config.max_num_batched_tokens
+            or max(runner.rows_per_step, config.max_num_seqs),
             max_waiting=config.max_waiting,
         )
         self._limits = RequestLimits(

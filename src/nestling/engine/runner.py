@@ -3,6 +3,7 @@
 A runner computes; which tokens, positions and slots is said by the batch alone.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -19,9 +20,12 @@ from nestling.model.config import Gemma3nTextConfig
 from nestling.model.decoder import Decoder
 from nestling.model.kernels import NativeKernels
 from nestling.model.kv_cache import KVCache
+from nestling.model.names import required_tensors
 from nestling.weights.checkpoint import load_checkpoint
 
 Logits = NDArray[np.float32]
+STEP_FLOPS = 2e11
+"""Work of one step at most: a few seconds on two cores with float32 kernels."""
 
 
 class ModelRunner(Protocol):
@@ -52,6 +56,11 @@ class ModelRunner(Protocol):
         """Tokens in a block."""
         ...
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that a step may compute without stalling the streams that wait for it."""
+        ...
+
     def execute(self, batch: ForwardBatch) -> Logits:
         """f32 [num_logit_rows, vocab_size]; changes only the cache slots that the batch names."""
         ...
@@ -76,6 +85,7 @@ class DecoderRunner:
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.rows_per_step = rows_per_step(decoder.config)
 
     def execute(self, batch: ForwardBatch) -> Logits:
         with self._lock:
@@ -127,6 +137,14 @@ def load_runner(config: EngineConfig) -> DecoderRunner:
         num_blocks=num_cache_blocks(config, model, max_model_len),
         block_size=config.block_size,
     )
+
+
+def rows_per_step(model: Gemma3nTextConfig) -> int:
+    """16 to 256 rows, so that the matrix products of a step stay within `STEP_FLOPS`."""
+    shapes = required_tensors(model)
+    del shapes["embed_tokens_per_layer.weight"]  # looked up, not multiplied
+    num_weights = sum(math.prod(shape) for shape in shapes.values())
+    return max(16, min(256, int(STEP_FLOPS / (2 * num_weights))))
 
 
 def num_usable_cores() -> int:
