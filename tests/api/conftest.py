@@ -47,6 +47,8 @@ class FakeChat:
     """Raised after `error_after` pieces."""
     error_after: int = 0
     prepare_error: Exception | None = None
+    finishes: bool = True
+    """False: the stream ends without a finish reason."""
     model_id: str = "nestling-nano"
     aliases: tuple[str, ...] = ("nano",)
     max_model_len: int = 4096
@@ -79,7 +81,7 @@ class FakePrepared:
                 for choice in range(self._request.n):
                     yield ChatDelta(choice, piece, logprobs=self._logprobs(piece))
             self._raise_after(len(chat.pieces))
-            for choice in range(self._request.n):
+            for choice in range(self._request.n if chat.finishes else 0):
                 yield ChatDelta(choice, "", "stop", self._logprobs(None))
             self.usage = ChatUsage(7, len(chat.pieces) * self._request.n, 2)
             chat.ended.append("finished")

@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 
 from nestling.api.app import create_app
-from nestling.api.server import serve
+from nestling.api.server import run, serve
 from nestling.errors import SettingsError
 from nestling.settings import Settings
 
@@ -232,3 +232,10 @@ async def test_sigterm_drains(
     assert (await whole).startswith(b"HTTP/1.1 503 ")
     await asyncio.wait_for(serving, WITHIN_S)
     assert sorted(chat.ended) == ["aborted", "aborted", "finished"]
+
+
+def test_run_uses_uvloop_and_returns_the_result() -> None:
+    async def main() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert run(main()).split(".")[0] == "uvloop"
