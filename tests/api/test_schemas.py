@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nestling.api.json_body import parse_json_object
@@ -343,10 +343,11 @@ def test_json_that_is_fine() -> None:
     assert parse_json_object('{"a": "\\ud83d\\udc4b 👋\\u0000"}'.encode()) == {"a": "👋 👋\x00"}
 
 
+quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
+    max_leaves=6,
 )
 
 
@@ -358,6 +359,7 @@ def outcome(action: Callable[[], Any]) -> Any:
         return error
 
 
+@quick
 @given(st.dictionaries(st.sampled_from(sorted(KNOWN_FIELDS)), JSON))
 def test_any_value_is_accepted_or_refused_by_name(fields: dict[str, Any]) -> None:
     result = outcome(lambda: read_chat_body(chat_body(**fields), NAMES).request)
@@ -368,12 +370,14 @@ def test_any_value_is_accepted_or_refused_by_name(fields: dict[str, Any]) -> Non
         assert 0 < result.repetition_penalty < float("inf")
 
 
+@quick
 @given(st.binary(max_size=200) | JSON.map(lambda v: json.dumps(v).encode()))
 def test_any_body_is_an_object_or_refused(body: bytes) -> None:
     result = outcome(lambda: parse_json_object(body))
     assert isinstance(result, dict) or result.code == "invalid_json"
 
 
+@quick
 @given(st.sampled_from(sorted(FIELDS)), st.integers(-(10**300), 10**300) | st.floats())
 def test_numbers_never_break_the_reader(name: str, value: float) -> None:
     result = outcome(lambda: read(**{name: value}))
