@@ -88,7 +88,9 @@ class ChatService:
 
     def _prepare(self, request: ChatRequest) -> "PreparedChat":
         limit = self.max_model_len
-        least = sum(self.tokenizer.min_tokens(message.text.strip()) for message in request.messages)
+        least = sum(
+            self.tokenizer.min_tokens(message.text.strip(), limit) for message in request.messages
+        )
         if least >= limit:
             raise _too_long(f"at least {least}", limit)
         prompt = render_prompt(request.messages, self.tokenizer)
@@ -133,6 +135,7 @@ def resolve_logit_bias(bias: Mapping[str, float], tokenizer: Tokenizer) -> dict[
             raise InvalidRequestError(
                 "Invalid 'logit_bias': an empty key names no token. Expected a token id or text.",
                 param="logit_bias",
+                code="invalid_value",
             )
         resolved.update(dict.fromkeys(ids, value))
     return resolved
@@ -144,6 +147,7 @@ def _token_id(key: str, num_text_tokens: int) -> int:
             f"Invalid 'logit_bias': token id {key[:20]} is outside the vocabulary. "
             f"Expected an id from 0 to {num_text_tokens - 1}.",
             param="logit_bias",
+            code="invalid_value",
         )
     return int(key)
 

@@ -13,6 +13,7 @@ from nestling import __version__
 from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.data_dir import ServerLock, prepare_data_dir
 from nestling.api.app import create_app
+from nestling.api.server import run
 from nestling.api.server import serve as serve_app
 from nestling.chat.service import ChatService, ModelIdentity, end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Model, Threads
@@ -45,7 +46,7 @@ def serve(
     }
     settings = load_settings(arguments, config=config)
     configure_logging(settings.log_level, settings.log_format)
-    asyncio.run(_serve(settings))
+    run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
