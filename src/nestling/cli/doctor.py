@@ -61,7 +61,7 @@ def _run(name: str, look: Callable[[], str]) -> Check:
 
 
 def _processor() -> str:
-    from nestling.native import instruction_set
+    from nestling.native.variant import instruction_set
 
     return f"{os.cpu_count()} cores, {platform.machine()}, kernels: {instruction_set()}"
 
