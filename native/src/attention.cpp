@@ -24,12 +24,13 @@ void attention(const AttentionInput& input, float* out, ThreadPool& pool, Varian
     most_keys = std::max(most_keys, row_keys);
   }
   if (num_keys == 0) return;
+  const std::size_t num_scores = most_keys * (input.num_heads / input.num_kv_heads);
   const std::size_t num_pairs = input.num_rows * input.num_kv_heads;
   const std::size_t products = 2 * num_keys * input.num_heads * input.head_dim;
   const std::size_t grain = kGrainProducts / (products / num_pairs + 1) + 1;
   pool.parallel_for(num_pairs, grain, [&](std::size_t begin, std::size_t end) {
     thread_local std::vector<float> scores;
-    if (scores.size() < most_keys) scores.resize(most_keys);
+    if (scores.size() < num_scores) scores.resize(num_scores);
     table.attention(input, out, scores.data(), begin, end);
   });
 }

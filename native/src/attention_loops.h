@@ -11,65 +11,103 @@
 
 namespace nestling {
 
-// Sum over i of a[i] * b[i]: lane by lane, then across the lanes, then what is left over.
-template <class Lanes>
-inline float dot(const float* a, const float* b, std::size_t size) {
-  Lanes sums;
-  std::size_t i = 0;
-  for (; i + 16 <= size; i += 16) sums.add_product(Lanes::load(a + i), Lanes::load(b + i));
-  float result = sums.total();
-  for (; i < size; ++i) result += a[i] * b[i];
-  return result;
+// Keys and values of this many slots stay in the first-level cache while all heads use them.
+constexpr std::size_t kKeyBlock = 32;
+
+// One row and kv head: `num_keys` slots whose keys and values are `stride` apart, from slot 0's on.
+struct HeadTask {
+  const float* keys;
+  const float* values;
+  const std::int64_t* slots;
+  std::size_t num_keys;
+  std::size_t stride;
+  std::size_t head_dim;
+
+  const float* key(std::size_t j) const {
+    return keys + static_cast<std::size_t>(slots[j]) * stride;
+  }
+  const float* value(std::size_t j) const {
+    return values + static_cast<std::size_t>(slots[j]) * stride;
+  }
+};
+
+// scores[j .. j + kKeys) = q . key: each lane by lane, then across the lanes, then what is left
+// over.
+template <class Lanes, int kKeys>
+inline void score(const HeadTask& task, const float* q, std::size_t j, float* scores) {
+  const float* keys[kKeys];
+  Lanes sums[kKeys];
+  for (int n = 0; n < kKeys; ++n) keys[n] = task.key(j + static_cast<std::size_t>(n));
+  std::size_t d = 0;
+  for (; d + 16 <= task.head_dim; d += 16) {
+    const Lanes lanes = Lanes::load(q + d);
+    for (int n = 0; n < kKeys; ++n) sums[n].add_product(lanes, Lanes::load(keys[n] + d));
+  }
+  for (int n = 0; n < kKeys; ++n) {
+    float total = sums[n].total();
+    for (std::size_t rest = d; rest < task.head_dim; ++rest) total += q[rest] * keys[n][rest];
+    scores[j + static_cast<std::size_t>(n)] = total;
+  }
 }
 
-// Turns scores into weights exp(score - max), in place; returns their sum.
-static inline float softmax_weights(float* scores, std::size_t size) {
+static inline void softmax(float* scores, std::size_t size) {
   float max_score = scores[0];
   for (std::size_t i = 1; i < size; ++i) max_score = scores[i] > max_score ? scores[i] : max_score;
   for (std::size_t i = 0; i < size; ++i) scores[i] = exp_nonpositive(scores[i] - max_score);
   double sum = 0.0;
   for (std::size_t i = 0; i < size; ++i) sum += static_cast<double>(scores[i]);
-  return static_cast<float>(sum);
+  const auto total = static_cast<float>(sum);
+  for (std::size_t i = 0; i < size; ++i) scores[i] /= total;
 }
 
-// out[0 .. kTiles * 16) = sum over j of weights[j] * values[slots[j] * stride ..], divided by
-// total.
+// out[d .. d + kTiles * 16) += sum of weights[j] * value over the slots [begin, end), in their
+// order.
 template <class Lanes, int kTiles>
-inline void mix_values(const float* weights, const std::int64_t* slots, std::size_t num_keys,
-                       const float* values, std::size_t stride, float total, float* out) {
+inline void mix(const HeadTask& task, const float* weights, std::size_t begin, std::size_t end,
+                std::size_t d, float* out) {
   Lanes sums[kTiles];
-  for (std::size_t j = 0; j < num_keys; ++j) {
-    const float* value = values + static_cast<std::size_t>(slots[j]) * stride;
+  for (int t = 0; t < kTiles; ++t) sums[t] = Lanes::load(out + d + t * 16);
+  for (std::size_t j = begin; j < end; ++j) {
+    const float* value = task.value(j) + d;
     for (int t = 0; t < kTiles; ++t) sums[t].add_product(weights[j], Lanes::load(value + t * 16));
   }
-  for (int t = 0; t < kTiles; ++t) {
-    sums[t].store(out + t * 16);
-    for (int lane = 0; lane < 16; ++lane) out[t * 16 + lane] /= total;
+  for (int t = 0; t < kTiles; ++t) sums[t].store(out + d + t * 16);
+}
+
+template <class Lanes>
+inline void mix_all(const HeadTask& task, const float* weights, std::size_t begin, std::size_t end,
+                    float* out) {
+  std::size_t d = 0;
+  for (; d + 64 <= task.head_dim; d += 64) mix<Lanes, 4>(task, weights, begin, end, d, out);
+  for (; d + 16 <= task.head_dim; d += 16) mix<Lanes, 1>(task, weights, begin, end, d, out);
+  for (; d < task.head_dim; ++d) {
+    for (std::size_t j = begin; j < end; ++j) out[d] += weights[j] * task.value(j)[d];
   }
 }
 
-// One query head of one row; `keys` and `values` point at this kv head's part of slot 0.
+// The `group` query heads that share a kv head: q and out [group, head_dim], scores [group,
+// num_keys].
 template <class Lanes>
-inline void attend(const float* q, const float* keys, const float* values, std::size_t stride,
-                   const std::int64_t* slots, std::size_t num_keys, std::size_t head_dim,
-                   float* scores, float* out) {
-  for (std::size_t j = 0; j < num_keys; ++j) {
-    scores[j] = dot<Lanes>(q, keys + static_cast<std::size_t>(slots[j]) * stride, head_dim);
-  }
-  const float total = softmax_weights(scores, num_keys);
-  std::size_t d = 0;
-  for (; d + 64 <= head_dim; d += 64) {
-    mix_values<Lanes, 4>(scores, slots, num_keys, values + d, stride, total, out + d);
-  }
-  for (; d + 16 <= head_dim; d += 16) {
-    mix_values<Lanes, 1>(scores, slots, num_keys, values + d, stride, total, out + d);
-  }
-  for (; d < head_dim; ++d) {
-    float sum = 0.0f;
-    for (std::size_t j = 0; j < num_keys; ++j) {
-      sum += scores[j] * values[static_cast<std::size_t>(slots[j]) * stride + d];
+inline void attend(const HeadTask& task, std::size_t group, const float* q, float* scores,
+                   float* out) {
+  for (std::size_t begin = 0; begin < task.num_keys; begin += kKeyBlock) {
+    const std::size_t rest = task.num_keys - begin;
+    const std::size_t end = begin + (rest < kKeyBlock ? rest : kKeyBlock);
+    for (std::size_t h = 0; h < group; ++h) {
+      std::size_t j = begin;
+      float* const head_scores = scores + h * task.num_keys;
+      for (; j + 4 <= end; j += 4) score<Lanes, 4>(task, q + h * task.head_dim, j, head_scores);
+      for (; j < end; ++j) score<Lanes, 1>(task, q + h * task.head_dim, j, head_scores);
     }
-    out[d] = sum / total;
+  }
+  for (std::size_t h = 0; h < group; ++h) softmax(scores + h * task.num_keys, task.num_keys);
+  for (std::size_t i = 0; i < group * task.head_dim; ++i) out[i] = 0.0f;
+  for (std::size_t begin = 0; begin < task.num_keys; begin += kKeyBlock) {
+    const std::size_t rest = task.num_keys - begin;
+    const std::size_t end = begin + (rest < kKeyBlock ? rest : kKeyBlock);
+    for (std::size_t h = 0; h < group; ++h) {
+      mix_all<Lanes>(task, scores + h * task.num_keys, begin, end, out + h * task.head_dim);
+    }
   }
 }
 
@@ -77,18 +115,19 @@ template <class Lanes>
 inline void attention_task(const AttentionInput& input, float* out, float* scores,
                            std::size_t begin, std::size_t end) {
   const std::size_t group = input.num_heads / input.num_kv_heads;
-  const std::size_t stride = input.num_kv_heads * input.head_dim;
   for (std::size_t pair = begin; pair < end; ++pair) {
     const std::size_t row = pair / input.num_kv_heads;
     const std::size_t kv_head = pair % input.num_kv_heads;
-    const auto num_keys = static_cast<std::size_t>(input.row_end[row] - input.row_begin[row]);
-    for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const std::size_t offset = (row * input.num_heads + head) * input.head_dim;
-      attend<Lanes>(input.q + offset, input.k_cache + kv_head * input.head_dim,
-                    input.v_cache + kv_head * input.head_dim, stride,
-                    input.slots + input.row_begin[row], num_keys, input.head_dim, scores,
-                    out + offset);
-    }
+    const HeadTask task{
+        .keys = input.k_cache + kv_head * input.head_dim,
+        .values = input.v_cache + kv_head * input.head_dim,
+        .slots = input.slots + input.row_begin[row],
+        .num_keys = static_cast<std::size_t>(input.row_end[row] - input.row_begin[row]),
+        .stride = input.num_kv_heads * input.head_dim,
+        .head_dim = input.head_dim,
+    };
+    const std::size_t offset = (row * input.num_heads + kv_head * group) * input.head_dim;
+    attend<Lanes>(task, group, input.q + offset, scores, out + offset);
   }
 }
 

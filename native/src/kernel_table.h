@@ -32,8 +32,8 @@ struct KeyExtent {
 struct KernelTable {
   void (*linear_float32)(const LinearTask<float>&);
   void (*linear_bfloat16)(const LinearTask<std::uint16_t>&);
-  // Pairs (row, kv head), numbered row * num_kv_heads + kv_head, in [begin, end); `scores` has room
-  // for as many numbers as any of these rows sees slots.
+  // Pairs (row, kv head), numbered row * num_kv_heads + kv_head, in [begin, end). `scores` has room
+  // for every slot that any of these rows sees, times the query heads of a kv head.
   void (*attention)(const AttentionInput&, float* out, float* scores, std::size_t begin,
                     std::size_t end);
 

@@ -15,6 +15,8 @@ namespace nestling {
 namespace {
 
 struct Avx2Lanes {
+  static constexpr int kMostRows = 6;  // their sums take 12 of the 16 registers
+
   __m256 low = _mm256_setzero_ps();
   __m256 high = _mm256_setzero_ps();
 

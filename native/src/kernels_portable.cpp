@@ -1,7 +1,9 @@
-// The kernels in plain C++, for any processor: the reference of the faster variants.
+// The kernels for any processor: the reference of the faster variants.
+//
+// Products are rounded before they are added, on every machine, so results have the same bits on
+// all.
 
-#include <bit>
-#include <cmath>
+#include <cstring>
 
 #include "attention_loops.h"
 #include "linear_loops.h"
@@ -11,46 +13,36 @@ namespace nestling {
 
 namespace {
 
-// One rounding where the target has fused multiply-add, two where it would be a library call.
-inline float multiply_add(float a, float b, float sum) {
-#ifdef __FP_FAST_FMAF
-  return std::fma(a, b, sum);
-#else
-  return sum + a * b;
-#endif
-}
+// Compilers lower arithmetic on this type to whatever the target has.
+using FourFloats = float __attribute__((vector_size(16)));
 
 struct PortableLanes {
-  float lanes[16] = {};
+  static constexpr int kMostRows = 2;  // their sums take 8 of the 16 registers of plain x86-64
+
+  FourFloats lanes[4] = {};
 
   static PortableLanes load(const float* from) {
     PortableLanes result;
-    for (int i = 0; i < 16; ++i) result.lanes[i] = from[i];
+    std::memcpy(&result.lanes, from, sizeof(result.lanes));
     return result;
   }
   static PortableLanes load(const std::uint16_t* bfloat16) {
+    std::uint32_t bits[16];
+    for (int i = 0; i < 16; ++i) bits[i] = static_cast<std::uint32_t>(bfloat16[i]) << 16;
     PortableLanes result;
-    for (int i = 0; i < 16; ++i) {
-      result.lanes[i] = std::bit_cast<float>(static_cast<std::uint32_t>(bfloat16[i]) << 16);
-    }
+    std::memcpy(&result.lanes, bits, sizeof(bits));
     return result;
   }
   void add_product(float x, const PortableLanes& y) {
-    for (int i = 0; i < 16; ++i) lanes[i] = multiply_add(x, y.lanes[i], lanes[i]);
+    for (int i = 0; i < 4; ++i) lanes[i] += x * y.lanes[i];
   }
   void add_product(const PortableLanes& x, const PortableLanes& y) {
-    for (int i = 0; i < 16; ++i) lanes[i] = multiply_add(x.lanes[i], y.lanes[i], lanes[i]);
+    for (int i = 0; i < 4; ++i) lanes[i] += x.lanes[i] * y.lanes[i];
   }
-  void store(float* to) const {
-    for (int i = 0; i < 16; ++i) to[i] = lanes[i];
-  }
+  void store(float* to) const { std::memcpy(to, &lanes, sizeof(lanes)); }
   float total() const {
-    float sums[16];
-    store(sums);
-    for (int half = 8; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-    }
-    return sums[0];
+    const FourFloats sums = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
   }
 };
 

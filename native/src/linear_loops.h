@@ -45,24 +45,26 @@ inline void linear_block(const LinearTask<Weight>& task, std::size_t row, std::s
   }
 }
 
-// One block of outputs for rows [row, row_end), six at a time.
+// One block of outputs for `num_rows` rows, at most kMost.
+template <class Lanes, int kMost, class Weight>
+inline void linear_group(const LinearTask<Weight>& task, std::size_t row, std::size_t num_rows,
+                         std::size_t block) {
+  if (num_rows == kMost) return linear_block<Lanes, kMost, 1>(task, row, block);
+  if constexpr (kMost > 1) linear_group<Lanes, kMost - 1>(task, row, num_rows, block);
+}
+
+// One block of outputs for rows [row, row_end), in groups of nearly equal size that fit the
+// registers.
 template <class Lanes, class Weight>
 inline void linear_rows(const LinearTask<Weight>& task, std::size_t row, std::size_t row_end,
                         std::size_t block) {
-  for (; row + 6 <= row_end; row += 6) linear_block<Lanes, 6, 1>(task, row, block);
-  switch (row_end - row) {
-    case 5:
-      return linear_block<Lanes, 5, 1>(task, row, block);
-    case 4:
-      return linear_block<Lanes, 4, 1>(task, row, block);
-    case 3:
-      return linear_block<Lanes, 3, 1>(task, row, block);
-    case 2:
-      return linear_block<Lanes, 2, 1>(task, row, block);
-    case 1:
-      return linear_block<Lanes, 1, 1>(task, row, block);
-    default:
-      return;
+  constexpr std::size_t kMost = Lanes::kMostRows;
+  while (row < row_end) {
+    const std::size_t rest = row_end - row;
+    const std::size_t num_groups = (rest + kMost - 1) / kMost;
+    const std::size_t num_rows = (rest + num_groups - 1) / num_groups;
+    linear_group<Lanes, Lanes::kMostRows>(task, row, num_rows, block);
+    row += num_rows;
   }
 }
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cfloat>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -41,7 +41,8 @@ void check_in(const char* name, double value, double low, double high) {
 }
 
 void check_settings(const SamplingSettings& settings, double uniform) {
-  if (!(settings.temperature >= 0.0 && settings.temperature <= DBL_MAX)) {
+  if (!(settings.temperature >= 0.0 &&
+        settings.temperature <= std::numeric_limits<double>::max())) {
     throw std::invalid_argument("temperature: expected a finite number >= 0, got " +
                                 std::to_string(settings.temperature));
   }
@@ -75,7 +76,7 @@ class Histogram {
 
 // Where a selection ends: better tokens than this stay, worse ones go.
 struct Cut {
-  std::int32_t key = INT32_MIN;
+  std::int32_t key = std::numeric_limits<std::int32_t>::min();
   std::size_t last_index = 0;
   double mass = 0.0;  // of what stays
 };
@@ -125,7 +126,8 @@ class Selection {
   }
 
   Cut find(double target) {
-    target_ = std::max(target, DBL_MIN);  // so that an empty bucket never reaches it
+    target_ = std::max(
+        target, std::numeric_limits<double>::min());  // so that an empty bucket never reaches it
     narrow_all();
     while (shift_ > 0 && range_members()) narrow_members();
     Cut cut{lowest_, logits_.size(), mass_above_};
@@ -153,7 +155,7 @@ class Selection {
 
   // Spans the members' keys; false if they are all equal.
   bool range_members() {
-    std::int32_t lowest = INT32_MAX;
+    std::int32_t lowest = std::numeric_limits<std::int32_t>::max();
     std::int32_t highest = lowest_;
     for (const std::uint32_t i : members_) {
       const std::int32_t key = key_of(logits_[i]);
@@ -312,8 +314,9 @@ std::size_t draw_filtered(std::span<const float> logits, const KeyExtent& extent
                           const SamplingSettings& settings, double uniform,
                           const KernelTable& passes, Scratch& scratch) {
   const float max_logit = logit_of(extent.highest);
+  using Float = std::numeric_limits<float>;
   const auto divisor =
-      static_cast<float>(std::clamp<double>(settings.temperature, FLT_MIN, FLT_MAX));
+      static_cast<float>(std::clamp<double>(settings.temperature, Float::min(), Float::max()));
   scratch.weights.resize(logits.size());
   passes.weights_of(logits.data(), logits.size(), max_logit, divisor, scratch.weights.data());
   Cut cut;
