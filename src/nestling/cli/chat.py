@@ -15,7 +15,10 @@ from nestling.llm import LLM
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def chat(
     prompt: Annotated[
         str | None, typer.Argument(help="What to ask; without it a pipe or the terminal is read.")

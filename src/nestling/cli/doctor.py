@@ -31,6 +31,10 @@ class Check:
     detail: str
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def doctor(data_dir: DataDir = None, model: Model = None, as_json: AsJson = False) -> None:
     """Check Python, processor, memory, data directory, port and model; exit code 1 if one fails."""
     settings = load_settings({"data_dir": data_dir, "model": model})

@@ -12,7 +12,11 @@ from nestling.cli.options import AsJson, DataDir
 from nestling.cli.output import print_json, print_table
 from nestling.settings import load_settings
 
-app = typer.Typer(help="API keys: make, list, disable, enable, delete.", no_args_is_help=True)
+app = typer.Typer(
+    help="API keys: make, list, disable, enable, delete.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 KeyName = Annotated[
     str, typer.Argument(metavar="KEY", help="A key's prefix, or its name if unique.")

@@ -11,7 +11,10 @@ from nestling.settings import load_settings
 from nestling.weights.catalog import ModelEntry, list_models
 from nestling.weights.checkpoint import load_checkpoint
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the models of this machine; the first one is what `serve` and `chat` use by default."""
     folder = load_settings({"data_dir": data_dir}).data_dir

@@ -20,5 +20,5 @@ Model = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads of the engine. Default: the physical cores."),
+    typer.Option("--threads", min=1, help="Threads of the engine. Default: all usable cores."),
 ]

@@ -28,6 +28,10 @@ from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 FIRST_KEY_NAME = "first start"
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def serve(
     model: Model = None,
     host: Annotated[str | None, typer.Option(help="Address. Default: 127.0.0.1.")] = None,
