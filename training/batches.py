@@ -9,7 +9,7 @@ from torch import Tensor
 from training.chatform import ChatTokenizer
 from training.data import conversation
 
-NUM_ROWS, ROW_LEN, NUM_CHOSEN, SLIDING_WINDOW = 12, 192, 80, 64
+NUM_ROWS, ROW_LEN, NUM_CHOSEN, SLIDING_WINDOW = 16, 192, 80, 64
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Batch:
     chosen_full: Tensor  # [R, 1, C, T]
     chosen_sliding: Tensor  # [R, 1, C, T]
     targets: Tensor  # [R, C], -100 where nothing is asked
-    num_tokens: int
+    num_tokens: int  # in all rows of the step, whoever computes them
+    num_targets: Tensor  # likewise
 
 
 @dataclass
@@ -54,8 +55,8 @@ def _padded(values: list[int], size: int, fill: int) -> list[int]:
     return values + [fill] * (size - len(values))
 
 
-def build(tok: ChatTokenizer, seed: int, step: int) -> Batch:
-    """The batch of a step; a function of seed and step alone."""
+def build(tok: ChatTokenizer, seed: int, step: int, rank: int = 0, workers: int = 1) -> Batch:
+    """A worker's rows of a step; a function of the arguments alone."""
     rng = random.Random(f"{seed}/{step}")
     rows = [_Row([], [], [], [], []) for _ in range(NUM_ROWS)]
     misses, segment = 0, 0
@@ -66,6 +67,9 @@ def build(tok: ChatTokenizer, seed: int, step: int) -> Batch:
         ids, trained = ids[:-1], trained[:-1]
         segment += 1
         misses += 0 if _place(rows, ids, trained, segment) else 1
+    num_tokens = sum(len(r.ids) for r in rows)
+    num_targets = torch.tensor(float(sum(len(r.targets) for r in rows)))
+    rows = rows[rank::workers]
     ids_t = torch.tensor([_padded(r.ids, ROW_LEN, 0) for r in rows])
     positions = torch.tensor([_padded(r.positions, ROW_LEN, 0) for r in rows])
     segments = torch.tensor([_padded(r.segments, ROW_LEN, 0) for r in rows])
@@ -76,8 +80,16 @@ def build(tok: ChatTokenizer, seed: int, step: int) -> Batch:
     seen = (segments[:, :, None] == segments[:, None, :]) & (gap >= 0)
     full = torch.where(seen, 0.0, -1e9)[:, None]
     sliding = torch.where(seen & (gap < SLIDING_WINDOW), 0.0, -1e9)[:, None]
-    at = torch.arange(NUM_ROWS)[:, None]
+    at = torch.arange(len(rows))[:, None]
     return Batch(
-        ids_t, positions, full, sliding, chosen, full[at, 0, chosen][:, None].contiguous(),
-        sliding[at, 0, chosen][:, None].contiguous(), targets, sum(len(r.ids) for r in rows),
+        ids_t,
+        positions,
+        full,
+        sliding,
+        chosen,
+        full[at, 0, chosen][:, None].contiguous(),
+        sliding[at, 0, chosen][:, None].contiguous(),
+        targets,
+        num_tokens,
+        num_targets,
     )

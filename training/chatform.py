@@ -23,10 +23,13 @@ class ChatTokenizer:
         return cls(tok)
 
     def __post_init__(self) -> None:
-        ids = self.tok.token_to_id
-        self.bos, self.start, self.end = ids("<bos>"), ids("<start_of_turn>"), ids("<end_of_turn>")
-        self.eos, self.newline = ids("<eos>"), ids("\n")
+        self.bos, self.eos = self._id("<bos>"), self._id("<eos>")
+        self.start, self.end = self._id("<start_of_turn>"), self._id("<end_of_turn>")
+        self.newline = self._id("\n")
         self.text = lru_cache(maxsize=4096)(self._text)
+
+    def _id(self, piece: str) -> int:
+        return int(self.tok.get_vocab()[piece])
 
     def _text(self, text: str) -> tuple[int, ...]:
         return tuple(self.tok.encode(text, add_special_tokens=False).ids)

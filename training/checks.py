@@ -1,6 +1,7 @@
 """Scores a reply against a check; pure Python, so that tests can use it without torch.
 
-Kinds: exact, any_of, regex, contains_all, json, story, list, emoji. A reply must have ended by itself.
+Kinds: exact, any_of, regex, contains_all, json, story, list, emoji. A reply must have ended by
+itself.
 """
 
 import json
@@ -12,7 +13,7 @@ Check = dict[str, Any]
 
 
 def _exact(reply: str, check: Check) -> bool:
-    return reply == check["value"]
+    return bool(reply == check["value"])
 
 
 def _any_of(reply: str, check: Check) -> bool:
@@ -43,15 +44,23 @@ def _story(reply: str, check: Check) -> bool:
     low, high = check.get("min", 2), check.get("max", 4)
     words = check.get("words", [])
     ended = reply.endswith((".", "!", "?", '"', "”"))
-    return ended and low <= count_sentences(reply) <= high and all(w.lower() in reply.lower() for w in words)
+    return (
+        ended
+        and low <= count_sentences(reply) <= high
+        and all(w.lower() in reply.lower() for w in words)
+    )
 
 
 def _list(reply: str, check: Check) -> bool:
     allowed = {w.lower() for w in check["allowed"]}
-    items = [i.strip(" .-*\t").lower() for i in re.split(r",|\n|\band\b", reply) if i.strip(" .-*\t")]
+    items = [
+        i.strip(" .-*\t").lower() for i in re.split(r",|\n|\band\b", reply) if i.strip(" .-*\t")
+    ]
     items = [re.sub(r"^\d+[.)]\s*", "", i) for i in items]
     unique = len(set(items)) == len(items)
-    return unique and len(items) == check.get("count", len(items)) and all(i in allowed for i in items)
+    return (
+        unique and len(items) == check.get("count", len(items)) and all(i in allowed for i in items)
+    )
 
 
 def _emoji(reply: str, check: Check) -> bool:
@@ -62,8 +71,14 @@ def _emoji(reply: str, check: Check) -> bool:
 
 
 CHECKS: dict[str, Callable[[str, Check], bool]] = {
-    "exact": _exact, "any_of": _any_of, "regex": _regex, "contains_all": _contains_all, "json": _json,
-    "story": _story, "list": _list, "emoji": _emoji,
+    "exact": _exact,
+    "any_of": _any_of,
+    "regex": _regex,
+    "contains_all": _contains_all,
+    "json": _json,
+    "story": _story,
+    "list": _list,
+    "emoji": _emoji,
 }
 
 

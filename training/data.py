@@ -12,21 +12,48 @@ from training.skills import chat, facts, lists, memory, sequence, system, text
 
 Maker = Callable[[random.Random], Turn]
 MAKERS: list[tuple[Maker, float]] = [
-    (chat.small_talk, 8), (chat.identity, 6), (chat.loose_text, 1), (text.copy, 9), (text.repeat, 6),
-    (text.upper, 8), (text.spell, 9), (text.longer, 8), (text.json_object, 6), (sequence.count, 6),
-    (sequence.order, 7), (sequence.sequence_list, 1), (sequence.arithmetic, 10),
-    (sequence.big_arithmetic, 1.5), (facts.capital, 7), (facts.translate, 8), (facts.count_foreign, 1),
-    (facts.unknown, 7), (lists.word_list, 6), (lists.emoji, 6), (lists.story, 4),
-    (memory.tell_and_ask, 4), (memory.not_told, 1.5), (system.user_only, 2.5),
+    (chat.small_talk, 8),
+    (chat.identity, 6),
+    (chat.loose_text, 1),
+    (text.copy, 9),
+    (text.repeat, 6),
+    (text.upper, 8),
+    (text.spell, 9),
+    (text.longer, 8),
+    (text.json_object, 6),
+    (sequence.count, 6),
+    (sequence.order, 7),
+    (sequence.sequence_list, 1),
+    (sequence.arithmetic, 10),
+    (sequence.big_arithmetic, 1.5),
+    (facts.capital, 7),
+    (facts.translate, 8),
+    (facts.count_foreign, 1),
+    (facts.unknown, 7),
+    (lists.word_list, 6),
+    (lists.emoji, 6),
+    (lists.story, 4),
+    (memory.tell_and_ask, 4),
+    (memory.not_told, 1.5),
+    (system.user_only, 2.5),
 ]
 SHORT: list[tuple[Maker, float]] = [
-    (m, w) for m, w in MAKERS if m not in (lists.story, memory.not_told, text.copy, sequence.sequence_list)
+    (m, w)
+    for m, w in MAKERS
+    if m not in (lists.story, memory.not_told, text.copy, sequence.sequence_list)
 ]
 ONE_WORD: list[Maker] = [
-    facts.capital, facts.capital, sequence.arithmetic, sequence.order, text.longer, facts.translate, text.upper,
+    facts.capital,
+    facts.capital,
+    sequence.arithmetic,
+    sequence.order,
+    text.longer,
+    facts.translate,
+    text.upper,
 ]
 FOLLOW_UPS: dict[str, Maker] = {
-    "capitals": facts.capital_follow_up, "translate": facts.translate_follow_up,
+    "capitals": facts.capital_follow_up,
+    "translate": facts.translate_follow_up,
 }
 
 
@@ -77,7 +104,7 @@ def _with_memory(rng: random.Random, held: bool) -> Conversation:
         rest = [f for f in memory.FACTS if f not in chosen]
         missing = rng.choice(rest[:2] if rng.random() < 0.6 else rest)
         ask = memory.recall(rng, missing, "?")
-        turns.append(Turn("unknown", ask.user, memory.UNKNOWN, ask.user))
+        turns.append(Turn("unknown", ask.user, sequence.UNKNOWN, ask.user))
     for i, (fact, value) in enumerate(questions):
         last = i + 1 == len(questions)
         turns.append(_free(rng, lambda r: memory.recall(r, fact, value), held and last))  # noqa: B023
@@ -92,17 +119,26 @@ def _with_system(rng: random.Random, held: bool) -> Conversation:
             continue
         turns = []
         for _ in range(rng.choice([1, 1, 1, 2, 2, 3])):
-            if s.kind == "apply" and s.make:
-                turns.append(s.make(rng))
-            elif s.kind == "persona" and s.make and rng.random() < 0.6:
+            if (s.kind == "apply" and s.make) or (
+                s.kind == "persona" and s.make and rng.random() < 0.6
+            ):
                 turns.append(s.make(rng))
             elif s.kind == "persona":
-                turns.append(_free(rng, rng.choice([facts.capital, sequence.arithmetic, text.copy, sequence.count])))
+                turns.append(
+                    _free(
+                        rng,
+                        rng.choice([facts.capital, sequence.arithmetic, text.copy, sequence.count]),
+                    )
+                )
             elif s.kind == "word":
-                turns.append(s.change(rng, _free(rng, rng.choice(ONE_WORD))))
+                turns.append(s.change(_free(rng, rng.choice(ONE_WORD))))
             else:
-                turns.append(s.change(rng, _free(rng, _draw(rng, SHORT if s.kind in ("upper", "lower") else MAKERS))))
-        if is_held("system", turns[-1].key) == held or s.kind in ("bland", "word") and not held:
+                turns.append(
+                    s.change(
+                        _free(rng, _draw(rng, SHORT if s.kind in ("upper", "lower") else MAKERS)),
+                    )
+                )
+        if is_held("system", turns[-1].key) == held or (s.kind in ("bland", "word") and not held):
             if held:
                 turns[-1].skill = "system"
             return Conversation(s.text, turns)
@@ -124,11 +160,23 @@ def conversation(rng: random.Random) -> Conversation:
 
 
 EVAL_MAKERS: dict[str, list[Maker]] = {
-    "greetings": [chat.small_talk], "identity": [chat.identity], "copy": [text.copy], "repeat": [text.repeat],
-    "count": [sequence.count], "order": [sequence.order], "arithmetic": [sequence.arithmetic],
-    "capitals": [facts.capital], "translate": [facts.translate], "upper": [text.upper], "spell": [text.spell],
-    "longer": [text.longer], "json": [text.json_object], "list": [lists.word_list], "emoji": [lists.emoji],
-    "story": [lists.story], "unknown": [facts.unknown, facts.unknown, facts.unknown, memory.not_told],
+    "greetings": [chat.small_talk],
+    "identity": [chat.identity],
+    "copy": [text.copy],
+    "repeat": [text.repeat],
+    "count": [sequence.count],
+    "order": [sequence.order],
+    "arithmetic": [sequence.arithmetic],
+    "capitals": [facts.capital],
+    "translate": [facts.translate],
+    "upper": [text.upper],
+    "spell": [text.spell],
+    "longer": [text.longer],
+    "json": [text.json_object],
+    "list": [lists.word_list],
+    "emoji": [lists.emoji],
+    "story": [lists.story],
+    "unknown": [facts.unknown, facts.unknown, facts.unknown, memory.not_told],
 }
 
 

@@ -1,6 +1,6 @@
 """Scores a model folder on JSONL prompts, greedily; the backend is one small function.
 
-    python -m training.evaluate --model FOLDER training/eval/*.jsonl
+python -m training.evaluate --model FOLDER training/eval/*.jsonl
 """
 
 import argparse
@@ -45,8 +45,12 @@ def transformers_backend(folder: Path) -> Backend:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         with torch.no_grad():
             out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=MAX_TOKENS, do_sample=False,
-                eos_token_id=[tok.eos, tok.end], pad_token_id=0,
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=MAX_TOKENS,
+                do_sample=False,
+                eos_token_id=[tok.eos, tok.end],
+                pad_token_id=0,
             )
         replies = []
         for row in out[:, width:].tolist():
@@ -75,18 +79,20 @@ def nestling_backend(folder: Path) -> Backend:
 
 def read_rows(path: Path) -> list[Row]:
     """The prompts of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def score(rows: list[Row], backend: Backend, file: str = "", size: int = 64) -> list[Result]:
-    """Every row with its reply and whether it passed; prompts of similar length share a batch."""
-    order = sorted(range(len(rows)), key=lambda i: sum(len(m["content"]) for m in rows[i]["messages"]))
-    results: dict[int, Result] = {}
-    for start in range(0, len(order), size):
-        part = order[start : start + size]
-        for i, (reply, ended) in zip(part, backend([rows[i]["messages"] for i in part]), strict=True):
-            results[i] = Result(file, rows[i], reply, checks.passes(reply, rows[i]["check"], ended))
-    return [results[i] for i in range(len(rows))]
+    """Every row with its reply and whether it passed; neighbours share a batch."""
+    results = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        replies = backend([row["messages"] for row in part])
+        for row, (reply, ended) in zip(part, replies, strict=True):
+            results.append(Result(file, row, reply, checks.passes(reply, row["check"], ended)))
+    return results
 
 
 def run(folder: Path, files: list[Path], backend: Backend | None = None) -> list[Result]:
@@ -120,7 +126,11 @@ def main() -> None:
     print(table(results))
     for r in results:
         if args.failures and not r.has_passed:
-            print(json.dumps([r.row["id"], r.row["messages"], r.reply, r.row["check"]], ensure_ascii=False))
+            print(
+                json.dumps(
+                    [r.row["id"], r.row["messages"], r.reply, r.row["check"]], ensure_ascii=False
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def rows(seed: int = 7, count: int = 60) -> list[str]:
             if key in seen:
                 continue
             row = {
-                "id": f"{skill}-{len(seen) + 1:02d}", "skill": skill, "messages": messages,
+                "id": f"{skill}-{len(seen) + 1:02d}",
+                "skill": skill,
+                "messages": messages,
                 "check": talk.turns[-1].check,
             }
             seen.add(key)

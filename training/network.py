@@ -5,32 +5,48 @@ KV-shared layers: those layers read keys and values of earlier ones, so nothing 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from training.batches import SLIDING_WINDOW, Batch
 
 NUM_LAYERS, NUM_SHARED = 10, 5
+LAYER_TYPES = (["sliding_attention"] * 4 + ["full_attention"]) * 2
 
 
 def config(vocab_size: int = 2048) -> Gemma3nTextConfig:
     """About 3.6 M parameters with all that Gemma 3n has."""
     return Gemma3nTextConfig(
-        vocab_size=vocab_size, vocab_size_per_layer_input=vocab_size, hidden_size=128,
-        hidden_size_per_layer_input=32, intermediate_size=[512] * NUM_LAYERS, num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=32, sliding_window=SLIDING_WINDOW,
-        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 2, num_kv_shared_layers=NUM_SHARED,
-        activation_sparsity_pattern=[0.95] * 3 + [0.0] * 7, laurel_rank=16, max_position_embeddings=2048,
-        final_logit_softcapping=30.0, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=2,
-        attn_implementation="sdpa",
+        vocab_size=vocab_size,
+        vocab_size_per_layer_input=vocab_size,
+        hidden_size=128,
+        hidden_size_per_layer_input=32,
+        intermediate_size=[512] * NUM_LAYERS,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        sliding_window=SLIDING_WINDOW,
+        layer_types=LAYER_TYPES,
+        num_kv_shared_layers=NUM_SHARED,
+        activation_sparsity_pattern=[0.95] * 3 + [0.0] * 7,
+        laurel_rank=16,
+        max_position_embeddings=2048,
+        final_logit_softcapping=30.0,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        attn_implementation="sdpa",  # type: ignore[call-arg]
     )
 
 
 def fresh(seed: int, vocab_size: int = 2048) -> Gemma3nForCausalLM:
     """A seeded random model with no feature dead (plain initialisation zeroes some)."""
     torch.manual_seed(seed)
-    model = Gemma3nForCausalLM(config(vocab_size)).float().eval()
+    model: Gemma3nForCausalLM = Gemma3nForCausalLM(config(vocab_size))
+    model.eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("correct_output_scale"):
@@ -57,12 +73,14 @@ def _same_magnitude(x: Tensor, like: Tensor) -> Tensor:
 
 
 def loss(model: Gemma3nForCausalLM, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the chosen positions [num_rows, num_chosen] with a target."""
+    """Cross-entropy summed over this worker's targets, divided by the number of all targets."""
     text, rows = model.model, torch.arange(batch.ids.shape[0])[:, None]
     x = text.embed_tokens(batch.ids)
     per_layer = text.project_per_layer_inputs(x, text.get_per_layer_inputs(batch.ids))
     h = torch.stack([x, *(_same_magnitude(p(x), x) for p in text.altup_projections)])
-    rope = {t: text.rotary_emb(h, batch.positions, t) for t in ("full_attention", "sliding_attention")}
+    rope = {
+        t: text.rotary_emb(h, batch.positions, t) for t in ("full_attention", "sliding_attention")
+    }
     masks = {"full_attention": batch.full, "sliding_attention": batch.sliding}
     shared: dict[str, tuple[Tensor, Tensor]] = {}
     for i, layer in enumerate(text.layers):
@@ -70,13 +88,24 @@ def loss(model: Gemma3nForCausalLM, batch: Batch) -> Tensor:
             h, per_layer = h[:, rows, batch.chosen], per_layer[rows, batch.chosen]
             rope = {t: (c[rows, batch.chosen], s[rows, batch.chosen]) for t, (c, s) in rope.items()}
             masks = {"full_attention": batch.chosen_full, "sliding_attention": batch.chosen_sliding}
-        kind = model.config.layer_types[i]
+        kind = LAYER_TYPES[i]
         h = layer(
-            h, rope[kind], per_layer[:, :, i], shared_kv_states=shared, attention_mask=masks[kind],
-            position_ids=batch.positions, past_key_values=None,
+            h,
+            rope[kind],
+            per_layer[:, :, i],
+            shared_kv_states=shared,
+            attention_mask=masks[kind],
+            position_ids=batch.positions,
+            past_key_values=None,
         )
-    out = [h[0], *(_same_magnitude(p(h[i + 1]), h[0]) for i, p in enumerate(text.altup_unembed_projections))]
+    out = [
+        h[0],
+        *(_same_magnitude(p(h[i + 1]), h[0]) for i, p in enumerate(text.altup_unembed_projections)),
+    ]
     logits = model.lm_head(text.norm(torch.stack(out).mean(dim=0)))
     cap = model.config.final_logit_softcapping
     logits = torch.tanh(logits / cap) * cap
-    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+    total = functional.cross_entropy(
+        logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+    return total / batch.num_targets

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 HARD, SOFT, END, BARE = "\x01", "\x03", "\x02", "~"
@@ -48,10 +48,12 @@ def soft(text: str) -> str:
     return f"{SOFT}{text}{END}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(text: str) -> tuple[Any, ...]:
     """Parts of a grammar string: plain strings and tuples of alternatives."""
-    parts, pos, depth, start, options = [], 0, 0, 0, [0]
+    parts: list[str | tuple[str, ...]] = []
+    options: list[str] = []
+    pos = depth = start = 0
     for i, c in enumerate(text):
         if c == "[":
             if depth == 0:
@@ -73,10 +75,7 @@ def _parse(text: str) -> tuple[Any, ...]:
 
 def expand(rng: random.Random, text: str) -> str:
     """One random sentence of the grammar `text`, slots left in place."""
-    out = []
-    for part in _parse(text):
-        out.append(part if isinstance(part, str) else expand(rng, rng.choice(part)))
-    return "".join(out)
+    return "".join(p if isinstance(p, str) else expand(rng, rng.choice(p)) for p in _parse(text))
 
 
 def fill(rng: random.Random, text: str, slots: Mapping[str, str]) -> str:
@@ -85,17 +84,22 @@ def fill(rng: random.Random, text: str, slots: Mapping[str, str]) -> str:
 
 
 OPEN_DO = (
-    "[||||||please |please |pls |plz |can you |can you |can you please |could you |could you please |"
-    "would you |will you |would you please |i want you to |i need you to |i'd like you to |kindly |"
-    "hey, |hey |hi, can you |hello, please |ok, |now |ok now |now please |just |go ahead and |try to |"
+    "[||||||please |please |pls |plz |can you |can you |can you please |could "
+    "you |could you please |"
+    "would you |will you |would you please |i want you to |i need you to |i'd "
+    "like you to |kindly |"
+    "hey, |hey |hi, can you |hello, please |ok, |now |ok now |now please |"
+    "just |go ahead and |try to |"
     "your task is to |i would like you to |help me: |hey can you |hey nestling, |nano, |can u |"
     "could u |quick, |next, |then |do me a favor and |let's see if you can |see if you can |"
     "are you able to |my request: |it would be nice if you could |i was wondering if you could ]"
 )
 ASKING = re.compile(r"(can you|could you|would you|will you|can u|could u|are you able)")
 OPEN_ASK = (
-    "[||||||||hey, |hey |hi, |so, |ok, |ok so |quick question: |question: |please tell me, |tell me, |"
-    "tell me: |i wonder, |do you know: |hello! |hmm, |now, |and |well, |hey nano, |next question: |"
+    "[||||||||hey, |hey |hi, |so, |ok, |ok so |quick question: |question: |"
+    "please tell me, |tell me, |"
+    "tell me: |i wonder, |do you know: |hello! |hmm, |now, |and |well, |hey "
+    "nano, |next question: |"
     "can you tell me: |one more: |just wondering, |i forgot, |help me out, |excuse me, |sorry, ]"
 )
 CLOSE = "[|||||||||| please| please|, please| pls| for me| thanks|, thanks|, thank you| now|!]"
@@ -178,5 +182,5 @@ def augment(rng: random.Random, text: str) -> str:
 
 def quoted(rng: random.Random, text: str) -> str:
     """Payload in one of the usual quotes."""
-    left, right = rng.choice(['""', '""', '""', "''", "''", "“”", "``"])
-    return left + hard(text) + right
+    marks = rng.choice(['""', '""', '""', "''", "''", "“”", "``"])
+    return marks[0] + hard(text) + marks[1]

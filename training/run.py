@@ -1,7 +1,7 @@
 """The whole recipe in one command: tokenizer, training, export, evaluation.
 
-    python -m training.run --folder build/nano            # by the clock, 60 minutes
-    python -m training.run --folder build/nano --steps N  # exactly N steps
+python -m training.run --folder build/nano            # by the clock, 60 minutes
+python -m training.run --folder build/nano --steps N  # exactly N steps
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
@@ -29,15 +29,17 @@ def main() -> None:
         tokenizer.save(args.folder / "tokenizer", args.seed)
     train.run(
         train.Settings(
-            args.folder, args.seed, args.steps, args.minutes, args.threads, not args.no_compile
+            args.folder, args.seed, args.steps, args.minutes, args.workers, not args.no_compile
         )
     )
     if args.train_only:
         return
     from training import evaluate, export
 
-    export.export(args.folder, args.out, args.seed)
-    report = evaluate.run(args.out, [HERE / "eval" / "skills.jsonl", HERE / "eval" / "own_wording.jsonl"])
+    export.export(args.folder, args.out)
+    report = evaluate.run(
+        args.out, [HERE / "eval" / "skills.jsonl", HERE / "eval" / "own_wording.jsonl"]
+    )
     export.write_card(args.folder, args.out, args.seed, report)
     print(evaluate.table(report))
 

@@ -1,4 +1,5 @@
 """Lists of words of a kind, answers in emoji, and short stories."""
+# ruff: noqa: SIM905 - tables of words read better as text
 
 import random
 
@@ -7,10 +8,19 @@ from training.skills import payload
 from training.words import EMOJI, KIND_ALIASES, KINDS, NAMES, NUMBER_WORDS
 
 _SINGULAR = {
-    "fish": "fish", "clothes": "piece of clothing", "furniture": "piece of furniture", "cities": "city",
-    "countries": "country", "body parts": "body part", "family members": "family member", "foods": "food",
-    "kitchen things": "kitchen thing", "school things": "school thing", "weather words": "weather word",
-    "pets": "pet", "school subjects": "school subject",
+    "fish": "fish",
+    "clothes": "piece of clothing",
+    "furniture": "piece of furniture",
+    "cities": "city",
+    "countries": "country",
+    "body parts": "body part",
+    "family members": "family member",
+    "foods": "food",
+    "kitchen things": "kitchen thing",
+    "school things": "school thing",
+    "weather words": "weather word",
+    "pets": "pet",
+    "school subjects": "school subject",
 }
 
 
@@ -26,7 +36,8 @@ def word_list(rng: random.Random) -> Turn:
         n = 1
         single = _SINGULAR.get(kind, kind[:-1])
         forms = (
-            "[name|tell me|give me|say|list|write] [a|one|any|some] {k}|[think of|pick|choose] a {k}|give me an example of a {k}|"
+            "[name|tell me|give me|say|list|write] [a|one|any|some] {k}|[think of|"
+            "pick|choose] a {k}|give me an example of a {k}|"
             "~[a|one] {k}|name me a {k}"
         )
         text = do(rng, "[" + forms + "]", k=soft(single))
@@ -35,10 +46,25 @@ def word_list(rng: random.Random) -> Turn:
         n = 3 if some else n
         num = "[some|a few|some|several]" if some else rng.choice([str(n), NUMBER_WORDS[n]])
         forms = (
-            "[[list|name|give me|tell me|write|say|write down|think of|come up with|show me|name me|make a list of|list me|"
-            "mention|enumerate|provide|type] " + num + " [|||different |common |nice ]{k}|~" + num + " {k}|"
-            "~[what are|which are|do you know|can you name] " + num + " {k}|~a list of " + num + " {k}|[make a|write a|give me a] list of " + num + " {k}|"
-            "~[i'm looking for|i want|i need] " + num + " {k}|[give me|list|name] " + num + " [words for|examples of|kinds of] {k}|"
+            "[[list|name|give me|tell me|write|say|write down|think of|come up with|"
+            "show me|name me|make a list of|list me|"
+            "mention|enumerate|provide|type] "
+            + num
+            + " [|||different |common |nice ]{k}|~"
+            + num
+            + " {k}|"
+            "~[what are|which are|do you know|can you name] "
+            + num
+            + " {k}|~a list of "
+            + num
+            + " {k}|[make a|write a|give me a] list of "
+            + num
+            + " {k}|"
+            "~[i'm looking for|i want|i need] "
+            + num
+            + " {k}|[give me|list|name] "
+            + num
+            + " [words for|examples of|kinds of] {k}|"
             "list {k}[, | - |: ]" + num + " of them|~{k}: " + num + "]"
             "[|||||||, separated by commas| separated by commas| in a list|, just the names]"
         )
@@ -49,15 +75,44 @@ def word_list(rng: random.Random) -> Turn:
 
 
 MOODS: list[tuple[str, str]] = [
-    ("how are you[| today| doing]|how do you feel[| today| right now]|how was your day|are you [happy|well|ok]|what a lovely day|i feel great|today is a good day|i am [so |]happy|i love [you|this]|you are nice", "😊"),
-    ("i lost my [dog|cat|job|keys|phone]|my [dog|cat|friend] is [sick|gone]|i feel [bad|lonely|blue]|i am [so |very |]sad|nobody came to my party|it was a sad movie|my day was bad|i miss my friend", "😢"),
-    ("i passed my [exam|test]|i got [the job|a new job]|i won [the race|the lottery|a prize]|we won|it's my birthday|happy new year|we are getting married|i finished my [work|homework]", "🎉"),
+    (
+        (
+            "how are you[| today| doing]|how do you feel[| today| right now]|how was "
+            "your day|are you [happy|well|ok]|what a lovely day|i feel great|today is "
+            "a good day|i am [so |]happy|i love [you|this]|you are nice"
+        ),
+        "😊",
+    ),
+    (
+        (
+            "i lost my [dog|cat|job|keys|phone]|my [dog|cat|friend] is [sick|gone]|i "
+            "feel [bad|lonely|blue]|i am [so |very |]sad|nobody came to my party|it "
+            "was a sad movie|my day was bad|i miss my friend"
+        ),
+        "😢",
+    ),
+    (
+        (
+            "i passed my [exam|test]|i got [the job|a new job]|i won [the race|the "
+            "lottery|a prize]|we won|it's my birthday|happy new year|we are getting "
+            "married|i finished my [work|homework]"
+        ),
+        "🎉",
+    ),
     ("i am [so |very |]tired|i need [some |]sleep|i want to go to bed|i could sleep all day", "😴"),
     ("that was so funny|tell me a joke|you make me laugh|what a funny story", "😂"),
-    ("do you like [me|pizza|music|cats|dogs|it]|is this good|are you ready|did you understand|can you help me|is that right", "👍"),
-    ("thank you for your help|thanks a lot", "🙏"), ("i am leaving[| now]|see you later|good to see you", "👋"),
+    (
+        (
+            "do you like [me|pizza|music|cats|dogs|it]|is this good|are you ready|did "
+            "you understand|can you help me|is that right"
+        ),
+        "👍",
+    ),
+    ("thank you for your help|thanks a lot", "🙏"),
+    ("i am leaving[| now]|see you later|good to see you", "👋"),
     ("why|what is the meaning of life|what do you think|i have a question", "🤔"),
-    ("i am so angry|that makes me mad|he broke my [phone|car]", "😡"), ("i saw a ghost|that is scary|i am so scared", "😱"),
+    ("i am so angry|that makes me mad|he broke my [phone|car]", "😡"),
+    ("i saw a ghost|that is scary|i am so scared", "😱"),
 ]
 
 
@@ -65,11 +120,17 @@ def _mood(rng: random.Random) -> Turn:
     forms, mark = rng.choice(MOODS)
     said = f"[{forms}][.|!||?]"
     how = (
-        "[[answer|reply|respond|react] [|only |just ][with|in|using] [an|one|a single|just an|only an|just one] emoji[| only][:|.|,]|"
-        "only [an emoji|emojis|emoji][:|.|,| please:]|[use|with] [just |only |]one emoji[:|,]|emoji only:|"
-        "answer [with emojis|in emojis|in emoji] only:|no words, just [an |one |]emoji[:|.]|what emoji fits:]"
+        "[[answer|reply|respond|react] [|only |just ][with|in|using] [an|one|a "
+        "single|just an|only an|just one] emoji[| only][:|.|,]|"
+        "only [an emoji|emojis|emoji][:|.|,| please:]|[use|with] [just |only |"
+        "]one emoji[:|,]|emoji only:|"
+        "answer [with emojis|in emojis|in emoji] only:|no words, just [an |one |"
+        "]emoji[:|.]|what emoji fits:]"
     )
-    after = "[answer|reply|respond|react] [only |just |][with|in] [an|one|a single|just one] emoji[.||| only| please]"
+    after = (
+        "[answer|reply|respond|react] [only |just |][with|in] [an|one|a single|"
+        "just one] emoji[.||| only| please]"
+    )
     user = ask(rng, f"{how} {said}" if rng.random() < 0.6 else f"{said} {after}")
     return Turn("emoji", user, mark, user, {"kind": "exact", "value": mark})
 
@@ -83,47 +144,102 @@ def emoji(rng: random.Random) -> Turn:
     e = "[emoji|emoji|emoji|emoticon|smiley|emojis]"
     user = ask(
         rng,
-        "[[answer|reply|respond] [only |just |][with|in|using] [an|one|a single|only an|just one|just an|] " + e + "[:|,|.] [|what is |how about |]{x}[?||.]|"
-        "[what|which] " + e + " [is|means|stands for|would you use for|do you use for|fits|goes with|shows|represents|matches|describes|stands best for|would fit|do you have for] {x}?|"
-        "[what is|what's] the " + e + " for {x}?|[give me|show me|send me|send|write|type|find|use|pick] [an|the|one|a|a fitting] " + e + " [for|of|that means|that shows|meaning] {x}[.||]|"
-        "{x} [as an|as|in] " + e + "[?||, please]|" + e + " [for|of] {x}[?||]|{x} " + e + "[?||]|[express|show|say|write|describe] {x} [with|as|in|using] [an|one|a single|] " + e + "|"
-        "[turn|translate|convert] {x} [into|to] [an |]" + e + "|[answer|reply] with emoji[s|] only: {x}|only " + e + ": {x}|how do you [say|write] {x} [with|in] [an |]" + e + "?|"
-        "[i need|do you have|is there] [an|the] " + e + " for {x}[?|]|using only [an |one |]" + e + ", [answer|say|tell me|show]: {x}|"
-        "{x}[.|?|,|:] [answer|reply|respond] [only |just |][with|in] [an |one |]" + e + "[.| only.| please.|]|" + e + " please: {x}]",
+        "[[answer|reply|respond] [only |just |][with|in|using] [an|one|a single|"
+        "only an|just one|just an|] " + e + "[:|,|.] [|what is |how about |]{x}[?||.]|"
+        "[what|which] "
+        + e
+        + " [is|means|stands for|would you use for|do you use for|fits|goes with|"
+        "shows|represents|matches|describes|stands best for|would fit|do you have "
+        "for] {x}?|"
+        "[what is|what's] the "
+        + e
+        + " for {x}?|[give me|show me|send me|send|write|type|find|use|pick] [an|"
+        "the|one|a|a fitting] " + e + " [for|of|that means|that shows|meaning] {x}[.||]|"
+        "{x} [as an|as|in] "
+        + e
+        + "[?||, please]|"
+        + e
+        + " [for|of] {x}[?||]|{x} "
+        + e
+        + "[?||]|[express|show|say|write|describe] {x} [with|as|in|using] [an|one|a "
+        "single|] " + e + "|"
+        "[turn|translate|convert] {x} [into|to] [an |]"
+        + e
+        + "|[answer|reply] with emoji[s|] only: {x}|only "
+        + e
+        + ": {x}|how do you [say|write] {x} [with|in] [an |]"
+        + e
+        + "?|"
+        "[i need|do you have|is there] [an|the] "
+        + e
+        + " for {x}[?|]|using only [an |one |]"
+        + e
+        + ", [answer|say|tell me|show]: {x}|"
+        "{x}[.|?|,|:] [answer|reply|respond] [only |just |][with|in] [an |one |]"
+        + e
+        + "[.| only.| please.|]|"
+        + e
+        + " please: {x}]",
         x=x,
     )
     return Turn("emoji", user, EMOJI[thing], user, {"kind": "exact", "value": EMOJI[thing]})
 
 
-HEROES = """fox bird cat dog rabbit mouse bear frog owl dragon robot pirate princess knight wizard king queen boy
-girl farmer baker teacher sailor astronaut ghost giant penguin lion elephant turtle snail horse duck monkey
-hedgehog whale spider bee butterfly unicorn witch fisherman painter doctor cloud tree star moon snowman kitten
-puppy tiger wolf squirrel crow nestling child grandmother cow pig goat sheep dolphin mermaid fairy elf
+HEROES = """
+fox bird cat dog rabbit mouse bear frog owl dragon robot pirate princess knight wizard king
+queen boy girl farmer baker teacher sailor astronaut ghost giant penguin lion elephant turtle
+snail horse duck monkey hedgehog whale spider bee butterfly unicorn witch fisherman painter
+doctor cloud tree star moon snowman kitten puppy tiger wolf squirrel crow nestling child
+grandmother cow pig goat sheep dolphin mermaid fairy elf
 """.split()
-THINGS = """key lamp ball hat book apple boat bell stone flower shell coin map ring kite drum feather letter
-star cake umbrella box clock mirror bridge river mountain garden forest castle moon cloud tree house lake
-island cave door tower song treasure""".split()
-ADJECTIVES = "little small brave kind old young curious happy shy clever lonely funny lazy friendly".split()
-PLACES = """in a quiet forest|by the sea|on a high mountain|in a small village|near a blue lake|in an old house|
-on a green hill|in a big garden|at the edge of the town|on a little island""".replace("\n", "").split("|")
+THINGS = """
+key lamp ball hat book apple boat bell stone flower shell coin map ring kite drum feather letter
+star cake umbrella box clock mirror bridge river mountain garden forest castle moon cloud tree
+house lake island cave door tower song treasure
+""".split()
+ADJECTIVES = (
+    "little small brave kind old young curious happy shy clever lonely funny lazy friendly"
+).split()
+PLACES = [
+    "in a quiet forest",
+    "by the sea",
+    "on a high mountain",
+    "in a small village",
+    "near a blue lake",
+    "in an old house",
+    "on a green hill",
+    "in a big garden",
+    "at the edge of the town",
+    "on a little island",
+]
 TROUBLES = [
-    "One day, {s} found a shiny {t} under a tree.", "One morning, {s} lost {p} way in the fog.",
-    "One night, {s} heard a strange sound outside.", "One day, {s} saw a light in the distance.",
-    "One day, {s} met a sad {o} who needed help.", "One winter, {s} had nothing left to eat.",
-    "One day, a storm came and blew everything away.", "One day, {s} wanted to learn how to sing.",
+    "One day, {s} found a shiny {t} under a tree.",
+    "One morning, {s} lost {p} way in the fog.",
+    "One night, {s} heard a strange sound outside.",
+    "One day, {s} saw a light in the distance.",
+    "One day, {s} met a sad {o} who needed help.",
+    "One winter, {s} had nothing left to eat.",
+    "One day, a storm came and blew everything away.",
+    "One day, {s} wanted to learn how to sing.",
 ]
 THING_TROUBLES = [
-    "One day, {s} found a {t} under a tree.", "One day, {s} saw a {t} and wondered what it was.",
-    "One morning, {s} went out to look for a {t}.", "One night, {s} dreamed of a {t}.",
+    "One day, {s} found a {t} under a tree.",
+    "One day, {s} saw a {t} and wondered what it was.",
+    "One morning, {s} went out to look for a {t}.",
+    "One night, {s} dreamed of a {t}.",
 ]
 MIDDLES = [
-    "{S} was afraid at first, but did not give up.", "{S} asked a wise old {o} for help.",
-    "{S} walked all day and all night.", "{S} thought about it for a long time.",
+    "{S} was afraid at first, but did not give up.",
+    "{S} asked a wise old {o} for help.",
+    "{S} walked all day and all night.",
+    "{S} thought about it for a long time.",
     "Together with a {o}, {s} made a plan.",
 ]
 ENDS = [
-    "In the end, everything was fine, and {s} was very happy.", "From that day on, {s} was never lonely again.",
-    "At last, {s} came home and slept well.", "They became friends and lived happily ever after.",
+    "In the end, everything was fine, and {s} was very happy.",
+    "From that day on, {s} was never lonely again.",
+    "At last, {s} came home and slept well.",
+    "They became friends and lived happily ever after.",
     "And so {s} learned that a kind heart is the best treasure.",
 ]
 
@@ -132,8 +248,11 @@ def _tale(rng: random.Random, hero: str, thing: str | None, n: int) -> str:
     named = hero[0].isupper()
     adjective = rng.choice(ADJECTIVES)
     slots = {
-        "s": hero if named else f"the {hero}", "S": hero if named else f"The {hero}", "p": "the" if named else "its",
-        "t": thing or rng.choice(THINGS), "o": rng.choice([h for h in HEROES[:30] if h != hero]),
+        "s": hero if named else f"the {hero}",
+        "S": hero if named else f"The {hero}",
+        "p": "the" if named else "its",
+        "t": thing or rng.choice(THINGS),
+        "o": rng.choice([h for h in HEROES[:30] if h != hero]),
     }
     place = rng.choice(PLACES)
     article = "an" if adjective[0] in "aeiou" else "a"
@@ -163,24 +282,38 @@ def story(rng: random.Random) -> Turn:
     if "-" in asked:
         adj, size = asked.format(n=num) + " ", ""
     else:
-        size = f"[ in {num} sentences| of {num} sentences| with {num} sentences|, {num} sentences]" if n else ""
+        size = (
+            (f"[ in {num} sentences| of {num} sentences| with {num} sentences|, {num} sentences]")
+            if n
+            else ""
+        )
     article = rng.choice(ADJECTIVES) + " " if rng.random() < 0.15 and not hero[0].isupper() else ""
     an = "an" if (article or hero)[0] in "aeiou" else "a"
-    what = f"{{h}}" if hero[0].isupper() else f"{an} {article}{{h}}"
+    what = "{h}" if hero[0].isupper() else f"{an} {article}{{h}}"
     if hero[0].isupper() and rng.random() < 0.4:
         what = "[a girl|a boy|a child|someone] [named|called] {h}"
     if thing:
-        what += f"[ and| who finds| with| who has| who found] {'an' if thing[0] in 'aeiou' else 'a'} {{t}}"
+        what += (
+            f"[ and| who finds| with| who has| who found] "
+            f"{'an' if thing[0] in 'aeiou' else 'a'} {{t}}"
+        )
     about = f"[ about| about| about| about| with| of| featuring| starring] {what}"
     if rng.random() < 0.12:
-        about = f"[ with {what} in it| where {what} is the hero| in which {what} appears| that has {what} in it]"
+        about = (
+            f"[ with {what} in it| where {what} is the hero| in which {what} appears| "
+            f"that has {what} in it]"
+        )
     about = "" if bare else about
     user = do(
         rng,
-        f"[[tell|write|make up|give|read|invent] [me |us |]a {adj}{kind}{about}{size}|[tell|write] [me |]a {adj}{kind}{size}{about}|"
-        f"~[i want|i'd like|i would like|let me hear|i need] a {adj}{kind}{about}{size}|~a {adj}{kind}{about}{size}|"
-        f"~{kind}{about or ' please'}{size}|make a {adj}{kind}{about}{size}|come up with a {adj}{kind}{about}{size}]",
-        h=hard(hero) if hero[0].isupper() else soft(hero), t=soft(thing or ""),
+        f"[[tell|write|make up|give|read|invent] [me |us |]a "
+        f"{adj}{kind}{about}{size}|[tell|write] [me |]a {adj}{kind}{size}{about}|"
+        f"~[i want|i'd like|i would like|let me hear|i need] a "
+        f"{adj}{kind}{about}{size}|~a {adj}{kind}{about}{size}|"
+        f"~{kind}{about or ' please'}{size}|make a {adj}{kind}{about}{size}|come "
+        f"up with a {adj}{kind}{about}{size}]",
+        h=hard(hero) if hero[0].isupper() else soft(hero),
+        t=soft(thing or ""),
     )
     if bare:
         hero = "bird"

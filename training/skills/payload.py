@@ -1,20 +1,27 @@
 """Random payloads: words, pseudo-words, names, phrases and numbers."""
+# ruff: noqa: SIM905 - tables of words read better as text
 
 import random
 
 from training.words import ALL_WORDS, NAMES
 
-_ONSET = "b c d f g h j k l m n p r s t v w z bl br ch cl cr dr fl fr gl gr pl pr sh sl sn sp st th tr".split()
+_ONSET = (
+    "b c d f g h j k l m n p r s t v w z bl br ch cl cr dr fl fr gl gr pl pr sh sl sn sp st th tr"
+).split()
 _VOWEL = "a e i o u a e i o ai ea ee oo ou".split()
 _CODA = ["", "", "", "n", "r", "l", "s", "t", "m", "k", "p", "nd", "st", "ck", "rt", "x", "g", "d"]
-COMMON = """the a my your is are we you they it in on at to from with and or not very has have was will can
-likes sees wants eats red big small old new good three two that this every""".split()
+COMMON = """
+the a my your is are we you they it in on at to from with and or not very has have was will can
+likes sees wants eats red big small old new good three two that this every
+""".split()
 
 
 def pseudo(rng: random.Random) -> str:
     """A word that does not exist, of one to three syllables."""
     count = rng.choice([1, 2, 2, 2, 3])
-    return "".join(rng.choice(_ONSET) + rng.choice(_VOWEL) + rng.choice(_CODA) for _ in range(count))
+    return "".join(
+        rng.choice(_ONSET) + rng.choice(_VOWEL) + rng.choice(_CODA) for _ in range(count)
+    )
 
 
 def letters(rng: random.Random) -> str:
