@@ -21,6 +21,8 @@ $(VENV)/bin/python:
 	  || { echo "Nestling needs Python 3.11 or newer: install python3 (Debian: apt install python3 python3-venv), or name one: make PYTHON=python3.12 serve" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "Python's venv module is missing: install it (Debian: apt install python3-venv)" >&2; exit 2; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+	  || { echo "Python's C headers are missing: install them (Debian: apt install python3-dev)" >&2; exit 2; }
 	@printf '#if __cplusplus < 202002L\n#error\n#endif\n#include <concepts>\nint main() {}\n' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null \
 	  || { echo "Nestling needs a C++20 compiler: install one (Debian: apt install g++, version 11 or newer), or name one: make CXX=g++-12 serve" >&2; exit 2; }
 	@echo "Setting up $(VENV) (once, about a minute) ..."
