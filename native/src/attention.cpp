@@ -7,13 +7,6 @@
 
 namespace nestling {
 
-namespace {
-
-// Multiplications below which waking another thread costs more than it saves (about 10 us).
-constexpr std::size_t kGrainProducts = 100'000;
-
-}  // namespace
-
 void attention(const AttentionInput& input, float* out, ThreadPool& pool, Variant variant) {
   const KernelTable& table = kernels(variant);
   std::size_t num_keys = 0;

@@ -9,6 +9,10 @@
 
 namespace nestling {
 
+// The least multiplications that a thread is woken for: doing them takes as long as waking it, 10
+// us.
+constexpr std::size_t kGrainProducts = 500'000;
+
 // Output blocks [block_begin, block_end) of 16 columns for all rows.
 template <class Weight>
 struct LinearTask {

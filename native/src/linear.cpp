@@ -16,9 +16,6 @@ namespace {
 
 constexpr std::align_val_t kAlignment{64};
 
-// Multiplications below which waking another thread costs more than it saves (about 10 us).
-constexpr std::size_t kGrainProducts = 100'000;
-
 float packed_as(float value, float*) { return value; }
 
 // Rounds to nearest, ties to even; a NaN stays a NaN.

@@ -95,8 +95,8 @@ void test_pools_come_and_go() {
 void test_linear_rows_do_not_depend_on_their_batch() {
   ThreadPool one(1);
   ThreadPool three(3);
-  const std::size_t in = 61;
-  const std::size_t out = 149;
+  const std::size_t in = 261;  // large enough that three threads share the work
+  const std::size_t out = 349;
   const std::size_t num_rows = 55;
   const std::vector<float> weight = random_floats(out * in, 1);
   const std::vector<float> x = random_floats(num_rows * in, 2);
@@ -107,7 +107,7 @@ void test_linear_rows_do_not_depend_on_their_batch() {
       for (std::size_t row = 0; row < num_rows; ++row) {
         linear(&x[row * in], 1, packed, &alone[row * out], one, variant);
       }
-      for (std::size_t count = 1; count <= num_rows; ++count) {
+      for (const std::size_t count : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 13u, 48u, 49u, 50u, 54u, 55u}) {
         std::vector<float> together(count * out);
         linear(x.data(), count, packed, together.data(), three, variant);
         CHECK(same_bits(together.data(), alone.data(), together.size()));
@@ -140,8 +140,8 @@ void test_linear_of_odd_sizes() {
 void test_attention_of_odd_sizes() {
   ThreadPool one(1);
   ThreadPool three(3);
-  const std::size_t num_slots = 40;
-  const std::size_t num_rows = 9;
+  const std::size_t num_slots = 120;
+  const std::size_t num_rows = 19;  // with the widest heads, three threads share the work
   for (const std::size_t head_dim : {1u, 15u, 16u, 33u, 80u, 256u}) {
     const std::vector<float> q = random_floats(num_rows * 6 * head_dim, 3);
     const std::vector<float> k_cache = random_floats(num_slots * 2 * head_dim, 4);

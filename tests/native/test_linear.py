@@ -90,7 +90,7 @@ def test_a_row_has_the_same_bits_in_every_batch(dtype: Any, variant: Any) -> Non
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_work_large_enough_for_all_threads_has_the_same_bits(variant: Any) -> None:
-    x, weight = random_case(2, 50, 700, 520)
+    x, weight = random_case(2, 50, 1500, 1040)
     packed = PackedLinear.pack(weight, "bfloat16")
     one, four = (_core.linear(x, packed, ThreadPool(n), variant) for n in (1, 4))
     assert one.tobytes() == four.tobytes()
