@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check format lock parity native-test clean
+.PHONY: help serve test check format lock parity native-test skills clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
@@ -85,6 +85,10 @@ lock: $(VENV)/bin/python ## resolve the dependencies anew and pin them by hash
 	$$lock pyproject.toml --group build -o locks/serve.lock; \
 	$$lock pyproject.toml --group build --group dev -c locks/serve.lock -o locks/dev.lock; \
 	$$lock pyproject.toml --group dev --group parity -c locks/dev.lock -o locks/parity.lock
+
+skills: $(VENV)/.built ## ask the embedded model all its evaluation prompts, with our engine
+	@$(BIN)/python -m training.evaluate --backend nestling --model src/nestling/assets/nano \
+	  training/eval/skills.jsonl training/eval/own_wording.jsonl
 
 clean: ## remove the environment and every build product
 	rm -rf $(VENV) build

@@ -5,8 +5,10 @@ python -m training.evaluate --model FOLDER training/eval/*.jsonl
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ from training import checks
 Row = dict[str, Any]
 Backend = Callable[[list[list[dict[str, str]]]], list[tuple[str, bool]]]
 MAX_TOKENS = 160
+OVERALL = "**overall**"
+LEAST = {("skills", OVERALL): 0.93, ("own_wording", OVERALL): 0.80}
+"""Least share of right answers by set, as the model card promises."""
+LEAST_OF_A_SKILL = 0.80
 
 
 @dataclass
@@ -62,17 +68,19 @@ def transformers_backend(folder: Path) -> Backend:
 
 
 def nestling_backend(folder: Path) -> Backend:
-    """The project's own engine."""
-    from nestling import LLM
+    """The project's own engine, a batch at a time."""
+    from nestling import LLM, SamplingParams
 
     llm = LLM(folder)
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+
+    def answer(messages: list[dict[str, str]]) -> tuple[str, bool]:
+        reply = llm.chat(messages, params)
+        return reply.text, reply.finish_reason == "stop"
 
     def generate(batch: list[list[dict[str, str]]]) -> list[tuple[str, bool]]:
-        replies = []
-        for messages in batch:
-            reply = llm.chat(messages, temperature=0.0, max_tokens=MAX_TOKENS)
-            replies.append((reply.text, reply.finish_reason == "stop"))
-        return replies
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(answer, batch))
 
     return generate
 
@@ -103,18 +111,34 @@ def run(folder: Path, files: list[Path], backend: Backend | None = None) -> list
 
 def table(results: list[Result]) -> str:
     """A Markdown table of scores per file and skill."""
-    groups: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for r in results:
-        groups[r.file, r.row["skill"]].append(r.has_passed)
-        groups[r.file, "**overall**"].append(r.has_passed)
+    groups = _marks(results)
     lines = ["| set | skill | prompts | right |", "|---|---|---|---|"]
     for (file, skill), marks in sorted(groups.items(), key=lambda g: (g[0][0] != "skills", g[0])):
         lines.append(f"| {file} | {skill} | {len(marks)} | {100 * sum(marks) / len(marks):.1f} % |")
     return "\n".join(lines)
 
 
+def shortfalls(results: list[Result]) -> list[str]:
+    """What misses the promise of the model card, one line each; empty if it is kept."""
+    missed = []
+    for (file, skill), marks in _marks(results).items():
+        least = LEAST.get((file, skill), LEAST_OF_A_SKILL if file == "skills" else 0.0)
+        share = sum(marks) / len(marks)
+        if share < least:
+            missed.append(f"{file}, {skill}: {share:.1%} right, expected at least {least:.0%}")
+    return missed
+
+
+def _marks(results: list[Result]) -> dict[tuple[str, str], list[bool]]:
+    groups: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for r in results:
+        groups[r.file, r.row["skill"]].append(r.has_passed)
+        groups[r.file, OVERALL].append(r.has_passed)
+    return groups
+
+
 def main() -> None:
-    """Prints the table and, on request, what failed."""
+    """Prints the table and, on request, what failed; ends with 1 if a promise is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--model", type=Path, required=True)
@@ -131,6 +155,9 @@ def main() -> None:
                     [r.row["id"], r.row["messages"], r.reply, r.row["check"]], ensure_ascii=False
                 )
             )
+    missed = shortfalls(results)
+    print("\n".join(missed))
+    sys.exit(bool(missed))
 
 
 if __name__ == "__main__":
