@@ -179,4 +179,8 @@ void bind(nb::module_& module) {
 
 }  // namespace nestling::bindings
 
-NB_MODULE(_core, module) { nestling::bindings::bind(module); }
+NB_MODULE(_core, module) {
+  // A model that is still loaded when the interpreter ends is no leak worth a report.
+  nanobind::set_leak_warnings(false);
+  nestling::bindings::bind(module);
+}
