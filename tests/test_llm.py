@@ -10,6 +10,7 @@ import pytest
 from nestling import LLM, SamplingParams
 from nestling.errors import (
     ContextLengthExceededError,
+    EngineError,
     InvalidRequestError,
     ModelFileError,
     ModelNotFoundError,
@@ -156,8 +157,10 @@ def test_unknown_models_are_refused(tmp_path: Path) -> None:
 
 
 def test_close_twice(tmp_path: Path) -> None:
-    """Closing is idempotent."""
+    """Closing is idempotent; a closed model says so."""
     write_folder(tmp_path, random_weights())
     model = LLM(tmp_path, threads=1)
     model.close()
     model.close()
+    with pytest.raises(EngineError, match="closed"):
+        model.generate([5], GREEDY)

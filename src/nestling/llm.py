@@ -28,7 +28,7 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.in_process import InProcessEngine
 from nestling.engine.messages import SamplingParams, Submit, TokenLogprobs
 from nestling.engine.runner import DecoderRunner, load_runner
-from nestling.errors import InvalidRequestError, ModelFileError
+from nestling.errors import EngineError, InvalidRequestError, ModelFileError
 from nestling.model.kernels import WeightDtype
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
@@ -199,6 +199,9 @@ class LLM:
     # --- inside ----------------------------------------------------------------------------------
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            work.close()
+            raise EngineError("this LLM is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _encode(self, prompt: str | Sequence[int]) -> list[int]:
