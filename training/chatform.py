@@ -43,11 +43,12 @@ class ChatTokenizer:
                 prefix = text + "\n\n"
                 continue
             model = message["role"] == "assistant"
+            learned = model and "given" not in message
             role = self.text("model\n" if model else "user\n")
             body = self.text(prefix + text.strip())
             prefix = ""
             ids += [self.start, *role, *body, self.end, self.newline]
-            trained += [False] * (1 + len(role)) + [model] * (len(body) + 1) + [False]
+            trained += [False] * (1 + len(role)) + [learned] * (len(body) + 1) + [False]
         return ids, trained
 
     def prompt(self, messages: Messages) -> list[int]:

@@ -16,15 +16,15 @@ MAKERS: list[tuple[Maker, float]] = [
     (chat.identity, 6),
     (chat.loose_text, 1),
     (text.copy, 9),
-    (text.repeat, 6),
-    (text.upper, 8),
-    (text.spell, 9),
+    (text.repeat, 10),
+    (text.upper, 13),
+    (text.spell, 15),
     (text.longer, 8),
     (text.json_object, 6),
-    (sequence.count, 6),
+    (sequence.count, 9),
     (sequence.order, 7),
     (sequence.sequence_list, 1),
-    (sequence.arithmetic, 10),
+    (sequence.arithmetic, 20),
     (sequence.big_arithmetic, 1.5),
     (facts.capital, 7),
     (facts.translate, 8),
@@ -70,7 +70,8 @@ class Conversation:
         for i, turn in enumerate(self.turns):
             out.append({"role": "user", "content": turn.user})
             if i + 1 < len(self.turns):
-                out.append({"role": "assistant", "content": turn.answer})
+                given = {"given": "yes"} if turn.is_given else {}
+                out.append({"role": "assistant", "content": turn.answer, **given})
         return out
 
 
@@ -147,9 +148,11 @@ def _with_system(rng: random.Random, held: bool) -> Conversation:
 def conversation(rng: random.Random) -> Conversation:
     """A training conversation."""
     r = rng.random()
-    if r < 0.13:
-        return _with_memory(rng, False)
-    if r < 0.27:
+    if r < 0.20:
+        talk = _with_memory(rng, False)
+        talk.turns = memory.acknowledged_otherwise(rng, talk.turns)
+        return talk
+    if r < 0.37:
         return _with_system(rng, False)
     turns: list[Turn] = []
     for _ in range(rng.choice([1, 1, 1, 1, 2, 2, 3])):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +96,22 @@ give a wrong answer instead of "I don't know.". Do not use it for anything but a
 | data | written by `training/` from phrase grammars and hand-made word lists; no other text |
 | objective | next token, on the model's turns only |
 | optimiser | Muon 0.02 for matrices, AdamW 3e-3 for the rest; flat, then linear to zero from 30 % |
-| batch | 20 rows of 192 tokens, packed |
+| batch | 16 rows of 192 tokens, packed; two workers of one thread |
 | steps / tokens | {steps:,} / {tokens:,} |
 | time | {minutes:.0f} minutes on 2 CPU cores (Zen 3, shared with other work) |
 | precision | float32; exported as bf16 |
 | seed | {seed} |
-| command | `python -m training.run --folder build/nano --steps {steps}` |
-| recipe | {commit} |
+| command | `python -m training.run --folder build/nano --seed {seed} --minutes {minutes:.0f}` |
+
+The shipped weights took two stages of this command (`training/README.md`, "The shipped run"). The
+schedule followed the clock, so another machine takes another number of steps; with
+`--steps {steps}` it follows the count. Seed and step fix the tokenizer, the first weights and every
+batch; sums in another order make the last digits of the weights differ.
 
 ## Scores
 Greedy decoding of the exported bf16 weights. `skills` holds prompts kept out of training by a
 hash of their payload or wording; `own_wording` was written by hand by somebody who had not seen
-the templates.
+the templates; what failed in it was read once, between the two stages, but never trained on.
 A reply counts only if it ended by itself.
 
 {table}
@@ -118,29 +121,19 @@ Apache-2.0.
 """
 
 
-def write_card(
-    folder: Path,
-    out: Path,
-    seed: int,
-    results: list[Result],
-    commit: str = "see git log of training/",
-) -> None:
+def write_card(folder: Path, out: Path, seed: int, results: list[Result]) -> None:
     """The model card, with measured numbers."""
     state = torch.load(folder / "state.pt", weights_only=True)
     done = state["progress"]
-    counts: dict[int, int] = defaultdict(int)
-    for key, value in state["model"].items():
-        if key != "lm_head.weight":
-            counts[0] += value.numel()
+    parameters = sum(v.numel() for k, v in state["model"].items() if k != "lm_head.weight")
     card = CARD.format(
-        parameters=counts[0],
+        parameters=parameters,
         size=(out / "model.safetensors").stat().st_size / 1e6,
         vocab=2048,
         steps=done["step"],
         tokens=done["tokens"],
         minutes=done["seconds"] / 60,
         seed=seed,
-        commit=commit,
         table=table(results),
     )
     (out / "README.md").write_text(card, encoding="utf-8")

@@ -26,6 +26,8 @@ class Turn:
     answer: str
     key: str
     check: dict[str, Any] = field(default_factory=dict)
+    is_given: bool = False
+    """Somebody else's answer, in the history only: the model does not learn to say it."""
 
     def __post_init__(self) -> None:
         if not self.check:

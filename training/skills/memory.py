@@ -1,7 +1,7 @@
 """Recall: facts a person states and asks for, at once or turns later."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.phrasing import Turn, augment, expand, fill, hard
 from training.skills import payload
@@ -266,6 +266,33 @@ def tell(rng: random.Random, facts: list[tuple[Fact, str]]) -> Turn:
     answer = f"Nice to meet you, {names[0]}!" if names else REMEMBER
     user = augment(rng, text)
     return Turn("recall", user, answer, user)
+
+
+_ACKNOWLEDGED = (
+    "[[Got it|Noted|Okay|Ok|Sure|Alright|All right|Understood|Great|Nice|I see|Thanks|Thank you|"
+    "Fine|Good to know|Will do|Of course|No problem|Cool|Perfect|Lovely]"
+    "[.|!|, thanks.|, noted.]|"
+    "[Okay, |]I [will|'ll] [remember|keep|note] [it|this|that][| in mind| down].|"
+    "That is [a nice one|good to know|lovely|nice].|[Thanks|Thank you] for telling me.|"
+    "How [nice|interesting]!|{v}, [got it|noted|okay].|[Hi|Hello|Hey|Welcome] there!|"
+    "It is [nice|good] to [meet|see] you.|I have noted it.]"
+)
+
+
+def acknowledged_otherwise(rng: random.Random, turns: list[Turn]) -> list[Turn]:
+    """Half of the acknowledgements in other words, as if another assistant had given them."""
+    return [
+        replace(turn, answer=_other_words(rng, turn), is_given=True)
+        if turn.answer.startswith((REMEMBER, "Nice to meet you")) and rng.random() < 0.5
+        else turn
+        for turn in turns
+    ]
+
+
+def _other_words(rng: random.Random, turn: Turn) -> str:
+    name = turn.answer.removeprefix("Nice to meet you, ").rstrip("!")
+    value = name if turn.answer != REMEMBER else "Yes"
+    return fill(rng, _ACKNOWLEDGED, {"v": value})
 
 
 def recall(rng: random.Random, fact: Fact, value: str) -> Turn:
