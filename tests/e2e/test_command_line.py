@@ -96,6 +96,8 @@ def test_repl_remembers_and_obeys_commands() -> None:
     assert "Anna" in terminal.expect("\n> ")
     terminal.send("/system Answer only PONG.")
     terminal.expect("\n> ")
+    terminal.send("/clear")
+    terminal.expect("\n> ")
     terminal.send("What is your name?")
     assert "PONG" in terminal.expect("\n> ")
     terminal.send("/set temperature 0.5")
