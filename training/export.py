@@ -103,7 +103,7 @@ give a wrong answer instead of "I don't know.". Do not use it for anything but a
 | seed | {seed} |
 | command | `python -m training.run --folder build/nano --seed {seed} --minutes {minutes:.0f}` |
 
-The shipped weights took two stages of this command (`training/README.md`, "The shipped run"). The
+The shipped weights took three stages of this command (`training/README.md`, "The shipped run"). The
 schedule followed the clock, so another machine takes another number of steps; with
 `--steps {steps}` it follows the count. Seed and step fix the tokenizer, the first weights and every
 batch; sums in another order make the last digits of the weights differ.
@@ -111,7 +111,7 @@ batch; sums in another order make the last digits of the weights differ.
 ## Scores
 Greedy decoding of the exported bf16 weights. `skills` holds prompts kept out of training by a
 hash of their payload or wording; `own_wording` was written by hand by somebody who had not seen
-the templates; what failed in it was read once, between the two stages, but never trained on.
+the templates; what failed in it was read once, after the first stage, but never trained on.
 A reply counts only if it ended by itself.
 
 {table}
