@@ -45,6 +45,18 @@ class AuthenticationError(NestlingError):
     code = "invalid_api_key"
 
 
+class PermissionDeniedError(NestlingError):
+    """The key is good, but not for this: wrong kind, out of scope, another key's business."""
+
+    code = "permission_denied"
+
+
+class QuotaExceededError(PermissionDeniedError):
+    """The key's spending limit does not cover the request."""
+
+    code = "insufficient_quota"
+
+
 class NotFoundError(NestlingError):
     """The thing named does not exist."""
 
@@ -55,6 +67,16 @@ class OverloadedError(NestlingError):
     """The waiting queue is full; try again after `retry_after_s` seconds."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimitError(NestlingError):
+    """The key asks for more than its share of a minute; try again after `retry_after_s` seconds."""
+
+    code = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -103,3 +125,9 @@ class StoreError(NestlingError):
     """The accounts database cannot be opened, read or written."""
 
     code = "store_error"
+
+
+class UsageUnavailableError(StoreError):
+    """Usage cannot be recorded, so nothing that must be counted is begun."""
+
+    code = "usage_unavailable"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import EnvSettingsSource as EnvironmentSource
 
@@ -32,6 +32,18 @@ def _integer(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode]
 SuccessStatus = Annotated[Literal[200, 201], BeforeValidator(_integer)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+
+
+def _whole_nano_usd(value: float) -> float:
+    """Accept prices that are a whole number of nano-dollars a token."""
+    if abs(value * 1000 - round(value * 1000)) > 1e-6:
+        raise ValueError("a number with at most three decimals")
+    return value
+
+
+Price = Annotated[
+    float, Field(ge=0, le=1_000_000, allow_inf_nan=False), AfterValidator(_whole_nano_usd)
+]
 
 
 class Settings(BaseSettings):
@@ -65,6 +77,26 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(
         None, ge=16, description="tokens of prompt and answer together; the model's own if unset"
     )
+    system_role: Literal["fold", "refuse"] = Field(
+        "fold",
+        description="system and developer messages: fold them into the first user turn, or refuse "
+        "them with 400 as the hosted API does",
+    )
+    requests_per_minute: int = Field(
+        60_000, ge=1, le=10**9, description="requests of one key per minute"
+    )
+    tokens_per_minute: int = Field(
+        60_000_000, ge=1, le=10**12, description="tokens of one key per minute, answers included"
+    )
+    usd_per_million_prompt_tokens: Price = Field(
+        0.02, description="what a key's spending limit is charged for prompts, in USD"
+    )
+    usd_per_million_completion_tokens: Price = Field(
+        0.04, description="what a key's spending limit is charged for answers, in USD"
+    )
+    max_file_bytes: int = Field(8 * 2**20, ge=1024, description="largest file part, decoded")
+    max_file_pages: int = Field(200, ge=1, le=10_000, description="most pages of a PDF")
+    file_timeout_s: Seconds = Field(10.0, description="time to read one file part's text")
     success_status: SuccessStatus = Field(201, description="HTTP status of a completed chat")
     cors_origins: Names = Field(
         ("*",), description='web origins that may call the API, comma-separated; "*" is any'

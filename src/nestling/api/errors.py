@@ -19,8 +19,11 @@ from nestling.errors import (
     NestlingError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
+    RateLimitError,
     ServerShutdownError,
     StoreError,
+    UsageUnavailableError,
 )
 
 RESTART_RETRY_S = 2
@@ -59,7 +62,9 @@ _HTTP_MESSAGES = {
 _STATUSES: tuple[tuple[type[NestlingError], int, str], ...] = (
     (InvalidRequestError, 400, "invalid_request_error"),
     (AuthenticationError, 401, "invalid_request_error"),
+    (PermissionDeniedError, 403, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
+    (RateLimitError, 429, "rate_limit_error"),
     (OverloadedError, 503, "server_error"),
     (ServerShutdownError, 503, "engine_error"),
     (EngineRestartedError, 503, "engine_error"),
@@ -72,6 +77,7 @@ _PUBLIC_MESSAGES: tuple[tuple[type[NestlingError], str], ...] = (
     (ServerShutdownError, "The server is shutting down. Try again later."),
     (EngineRestartedError, "The engine was restarted while it had this request. Try again."),
     (EngineError, "The engine could not finish this request."),
+    (UsageUnavailableError, "Usage cannot be recorded right now. Try again later."),
     (StoreError, "The accounts store is not available. Try again later."),
 )
 """What clients are told in place of messages that may speak of the server's inside."""
@@ -102,7 +108,7 @@ def _from_http_exception(error: HTTPException) -> HttpError:
 
 
 def _extra_headers(error: NestlingError) -> tuple[tuple[str, str], ...]:
-    if isinstance(error, OverloadedError):
+    if isinstance(error, (OverloadedError, RateLimitError)):
         return (("retry-after", str(error.retry_after_s)),)
     if isinstance(error, (EngineRestartedError, ServerShutdownError, StoreError)):
         return (("retry-after", str(RESTART_RETRY_S)),)
