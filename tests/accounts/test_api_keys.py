@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.accounts.api_keys import KeyStore
+from nestling.accounts.key_records import NewKey
 from nestling.accounts.key_text import key_hash, new_key_text, prefix_of
 from nestling.errors import AuthenticationError, InvalidRequestError, NotFoundError, StoreError
 
@@ -61,7 +62,7 @@ def test_no_text_is_a_key_by_chance(text: str) -> None:
 
 
 async def test_create_and_authenticate(store: KeyStore) -> None:
-    key, secret = await store.create("laptop")
+    key, secret = await store.create(NewKey(name="laptop"))
     found = await store.authenticate(secret)
     assert (found.key_id, found.prefix, found.name) == (key.key_id, key.prefix, "laptop")
     assert (found.disabled, found.expires_at) == (False, None)
@@ -69,7 +70,7 @@ async def test_create_and_authenticate(store: KeyStore) -> None:
 
 
 async def test_wrong_keys(store: KeyStore) -> None:
-    key, secret = await store.create("a")
+    key, secret = await store.create(NewKey(name="a"))
     other = new_key_text().secret
     same_prefix = "g3n_live_" + key.prefix + other[17:]
     for wrong in ("", "x", secret[:-1], secret + "0", secret.lower(), other, same_prefix, "é" * 55):
@@ -80,7 +81,7 @@ async def test_keys_that_share_their_beginning(store: KeyStore, data_dir: Path) 
     """No part of a key stands for the whole: one other character, and it is another key."""
     from nestling.accounts import key_text
 
-    key, secret = await store.create("a")
+    key, secret = await store.create(NewKey(name="a"))
     body = secret[:-6]
     forged = body[:-1] + ("A" if body[-1] != "A" else "B")
     forged += key_text._checksum(forged)
@@ -89,7 +90,7 @@ async def test_keys_that_share_their_beginning(store: KeyStore, data_dir: Path) 
 
 
 async def test_what_is_stored_is_no_key(store: KeyStore, data_dir: Path) -> None:
-    _, secret = await store.create("a")
+    _, secret = await store.create(NewKey(name="a"))
     pepper = (data_dir / "pepper").read_bytes()
     with closing(sqlite3.connect(data_dir / "accounts.db")) as connection:
         (row,) = connection.execute("SELECT * FROM api_key").fetchall()
@@ -102,7 +103,7 @@ async def test_what_is_stored_is_no_key(store: KeyStore, data_dir: Path) -> None
 async def test_disable_acts_on_the_next_request_also_from_another_process(
     store: KeyStore, data_dir: Path
 ) -> None:
-    key, secret = await store.create("a")
+    key, secret = await store.create(NewKey(name="a"))
     await store.authenticate(secret)
     script = (
         "import asyncio, pathlib, sys\n"
@@ -126,20 +127,20 @@ async def test_disable_acts_on_the_next_request_also_from_another_process(
 
 async def test_expiry(store: KeyStore) -> None:
     now = datetime.now(UTC)
-    _, old = await store.create("old", now - timedelta(seconds=1))
-    _, new = await store.create("new", now + timedelta(hours=1))
+    _, old = await store.create(NewKey(name="old", expires_at=now - timedelta(seconds=1)))
+    _, new = await store.create(NewKey(name="new", expires_at=now + timedelta(hours=1)))
     assert await code_of(store, old) == "api_key_expired"
     expires_at = (await store.authenticate(new)).expires_at
     assert expires_at is not None
     assert abs(expires_at - now - timedelta(hours=1)) < timedelta(milliseconds=1)
     with pytest.raises(InvalidRequestError):
-        await store.create("naive", datetime(2030, 1, 1))  # noqa: DTZ001 - that is the point
+        await store.create(NewKey(name="naive", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001 - that is the point
 
 
 async def test_find_by_id_prefix_or_unique_name(store: KeyStore) -> None:
-    first, _ = await store.create("twin")
-    second, _ = await store.create("twin")
-    single, _ = await store.create("single")
+    first, _ = await store.create(NewKey(name="twin"))
+    second, _ = await store.create(NewKey(name="twin"))
+    single, _ = await store.create(NewKey(name="single"))
     assert (await store.disable("single")).disabled
     assert (await store.enable(single.prefix)).disabled is False
     assert (await store.disable(single.key_id)).updated_at > single.updated_at
@@ -156,7 +157,7 @@ async def test_find_by_id_prefix_or_unique_name(store: KeyStore) -> None:
 
 
 async def test_a_secret_given_as_a_name_is_not_echoed(store: KeyStore) -> None:
-    _, secret = await store.create("a")
+    _, secret = await store.create(NewKey(name="a"))
     with pytest.raises(NotFoundError) as caught:
         await store.disable(secret)
     assert secret[9:17] not in caught.value.message
@@ -165,7 +166,7 @@ async def test_a_secret_given_as_a_name_is_not_echoed(store: KeyStore) -> None:
 @pytest.mark.parametrize("name", ["", "x" * 101, "a\nb", "\x1b[31m"])
 async def test_bad_names(store: KeyStore, name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        await store.create(name)
+        await store.create(NewKey(name=name))
     assert caught.value.param == "name"
 
 
@@ -179,7 +180,7 @@ async def test_last_use_is_written_at_most_once_a_minute(
         writes.append(statement)
         return await write(statement)
 
-    _, secret = await store.create("a")
+    _, secret = await store.create(NewKey(name="a"))
     monkeypatch.setattr(store, "_write", counted)
     await asyncio.gather(*[store.authenticate(secret) for _ in range(20)])
     await asyncio.wait(store._touches.values())
@@ -192,7 +193,7 @@ async def test_last_use_is_written_at_most_once_a_minute(
 
 async def test_keys_survive_a_restart(data_dir: Path) -> None:
     store = await KeyStore.open(data_dir)
-    _, secret = await store.create("a")
+    _, secret = await store.create(NewKey(name="a"))
     await store.close()
     store = await KeyStore.open(data_dir)
     assert (await store.authenticate(secret)).name == "a"
@@ -204,10 +205,16 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 async def test_files_are_private(store: KeyStore, data_dir: Path) -> None:
-    await store.create("a")
+    await store.create(NewKey(name="a"))
     found = modes(data_dir)
     assert found.pop("data") == 0o700
-    assert set(found) == {"pepper", "accounts.db", "accounts.db-wal", "accounts.db-shm"}
+    assert set(found) == {
+        "pepper",
+        "accounts.lock",
+        "accounts.db",
+        "accounts.db-wal",
+        "accounts.db-shm",
+    }
     assert set(found.values()) == {0o600}
 
 
@@ -216,7 +223,7 @@ async def test_lost_pepper(data_dir: Path) -> None:
     await store.close()
     (data_dir / "pepper").unlink()
     store = await KeyStore.open(data_dir)  # no keys yet: nothing is lost
-    await store.create("a")
+    await store.create(NewKey(name="a"))
     await store.close()
     (data_dir / "pepper").unlink()
     with pytest.raises(StoreError, match=r"pepper is missing, but 1 API keys need it"):
@@ -228,7 +235,7 @@ async def test_lost_pepper(data_dir: Path) -> None:
 
 async def test_many_open_a_fresh_directory_at_once(data_dir: Path) -> None:
     stores = await asyncio.gather(*[KeyStore.open(data_dir) for _ in range(4)])
-    _, secret = await stores[0].create("a")
+    _, secret = await stores[0].create(NewKey(name="a"))
     for store in stores:
         assert (await store.authenticate(secret)).name == "a"
     for store in stores:
@@ -236,7 +243,7 @@ async def test_many_open_a_fresh_directory_at_once(data_dir: Path) -> None:
 
 
 async def test_reading_works_while_another_process_writes(store: KeyStore, data_dir: Path) -> None:
-    _, secret = await store.create("a")
+    _, secret = await store.create(NewKey(name="a"))
     with closing(sqlite3.connect(data_dir / "accounts.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE api_key SET name = 'b'")
@@ -246,7 +253,7 @@ async def test_reading_works_while_another_process_writes(store: KeyStore, data_
 
 
 async def test_a_broken_database_is_a_store_error(store: KeyStore, data_dir: Path) -> None:
-    _, secret = await store.create("a")
+    _, secret = await store.create(NewKey(name="a"))
     with closing(sqlite3.connect(data_dir / "accounts.db")) as connection:
         connection.execute("DROP TABLE api_key")
     with pytest.raises(StoreError):

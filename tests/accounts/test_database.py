@@ -8,13 +8,20 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.command import downgrade
+from alembic.config import Config
 from sqlalchemy import create_engine
 
+from nestling.accounts import migrations
+from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.data_dir import ServerLock, prepare_data_dir
-from nestling.accounts.database import open_database, open_lookup
+from nestling.accounts.database import DATABASE_FILE_NAME, open_database, open_lookup
+from nestling.accounts.key_records import NewKey
 from nestling.accounts.migrations import HEAD
 from nestling.accounts.tables import metadata
 from nestling.errors import SettingsError, StoreError
+
+MIGRATIONS = Path(migrations.__file__).parent
 
 
 @pytest.fixture
@@ -123,3 +130,26 @@ def test_data_dir_that_cannot_be(tmp_path: Path) -> None:
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(SettingsError, match="data_dir"):
             prepare_data_dir(bad)
+
+
+async def test_a_database_of_the_first_revision_comes_through(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE_FILE_NAME
+    await fresh(path)
+    store = await KeyStore.open(tmp_path)
+    _, secret = await store.create(NewKey(name="old"))
+    await store.close()
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        downgrade(config, "0001")
+    engine.dispose()
+    store = await KeyStore.open(tmp_path)
+    key = await store.authenticate(secret)
+    await store.close()
+    assert (key.name, key.kind, key.scopes, key.limit) == ("old", "api", None, None)
+    backup = tmp_path / f"{DATABASE_FILE_NAME}.0001.bak"
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("SELECT name FROM api_key").fetchall() == [("old",)]

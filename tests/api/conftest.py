@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,11 @@ import pytest
 import structlog
 from starlette.applications import Starlette
 
-from nestling.accounts.api_keys import ApiKey
+from nestling.accounts import api_keys
+from nestling.accounts.accounts import Accounts
+from nestling.accounts.key_records import NewKey
+from nestling.accounts.key_text import new_key_text
+from nestling.accounts.money import Prices
 from nestling.api.app import create_app
 from nestling.api.server import serve
 from nestling.chat.request import (
@@ -21,15 +26,18 @@ from nestling.chat.request import (
     ChatDelta,
     ChatRequest,
     ChatUsage,
+    CompletionRequest,
     TokenLogprob,
 )
-from nestling.errors import AuthenticationError, NestlingError
+from nestling.errors import NestlingError
 from nestling.log import configure_logging
 from nestling.settings import Settings
 
-KEY = "g3n_live_test"
+KEY_TEXT = new_key_text()
+KEY = KEY_TEXT.secret
 AUTH = {"Authorization": f"Bearer {KEY}"}
 MODEL = "google/gemma-3n-e4b-it"
+PRICES = Prices(20, 40)
 
 
 def chat_body(**fields: Any) -> dict[str, Any]:
@@ -53,12 +61,12 @@ class FakeChat:
     aliases: tuple[str, ...] = ("nano",)
     max_model_len: int = 4096
     system_fingerprint: str = "fp_0123456789ab"
-    requests: list[ChatRequest] = field(default_factory=list)
+    requests: list[ChatRequest | CompletionRequest] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     has_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def prepare(self, request: ChatRequest) -> "FakePrepared":
+    async def prepare(self, request: ChatRequest | CompletionRequest) -> "FakePrepared":
         self.requests.append(request)
         if self.prepare_error is not None:
             raise self.prepare_error
@@ -66,9 +74,14 @@ class FakeChat:
 
 
 class FakePrepared:
-    def __init__(self, chat: FakeChat, request: ChatRequest) -> None:
+    num_prompt_tokens = 7
+
+    def __init__(self, chat: FakeChat, request: ChatRequest | CompletionRequest) -> None:
         self._chat = chat
         self._request = request
+        is_text = isinstance(request, CompletionRequest)
+        self.num_choices = request.n * (len(request.prompts) if is_text else 1)
+        self.max_completion_tokens = (request.max_tokens or 512) * self.num_choices
         self.usage = ChatUsage(prompt_tokens=7, completion_tokens=0, cached_tokens=2)
 
     async def stream(self) -> AsyncGenerator[ChatDelta, None]:
@@ -78,12 +91,13 @@ class FakePrepared:
             for i, piece in enumerate(chat.pieces):
                 self._raise_after(i)
                 await asyncio.sleep(chat.delay_s)
-                for choice in range(self._request.n):
+                self.usage = ChatUsage(7, (i + 1) * self.num_choices, 2)
+                for choice in range(self.num_choices):
                     yield ChatDelta(choice, piece, logprobs=self._logprobs(piece))
             self._raise_after(len(chat.pieces))
-            for choice in range(self._request.n if chat.finishes else 0):
+            for choice in range(self.num_choices if chat.finishes else 0):
                 yield ChatDelta(choice, "", "stop", self._logprobs(None))
-            self.usage = ChatUsage(7, len(chat.pieces) * self._request.n, 2)
+            self.usage = ChatUsage(7, len(chat.pieces) * self.num_choices, 2)
             chat.ended.append("finished")
         except (GeneratorExit, asyncio.CancelledError):
             chat.ended.append("aborted")
@@ -105,21 +119,6 @@ class FakePrepared:
         return (TokenLogprob(token, (token, low)[: self._request.top_logprobs]),)
 
 
-class FakeKeys:
-    """Knows one key."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-
-    async def authenticate(self, secret: str) -> ApiKey:
-        if self.error is not None:
-            raise self.error
-        if secret != KEY:
-            raise AuthenticationError("Incorrect API key provided.")
-        now = datetime.now(UTC)
-        return ApiKey("id", "testtest", "test", False, None, now, now, None)
-
-
 async def healthy() -> None:
     """An engine that is well."""
 
@@ -139,9 +138,29 @@ def chat() -> FakeChat:
     return FakeChat()
 
 
+@pytest.fixture(scope="session")
+def one_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with the key `KEY`, to be copied."""
+    path = tmp_path_factory.mktemp("one_key")
+
+    async def fill() -> None:
+        accounts = await Accounts.open(path, PRICES)
+        await accounts.keys.create(NewKey(name="test"))
+        await accounts.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api_keys, "new_key_text", lambda: KEY_TEXT)
+        asyncio.run(fill())
+    return path
+
+
 @pytest.fixture
-def keys() -> FakeKeys:
-    return FakeKeys()
+async def accounts(one_key: Path, settings: Settings) -> AsyncIterator[Accounts]:
+    """Real accounts with one key."""
+    shutil.copytree(one_key, settings.data_dir, dirs_exist_ok=True)
+    accounts = await Accounts.open(settings.data_dir, PRICES)
+    yield accounts
+    await accounts.close()
 
 
 @pytest.fixture
@@ -150,8 +169,8 @@ def settings(tmp_path: Any) -> Settings:
 
 
 @pytest.fixture
-def app(chat: FakeChat, keys: FakeKeys, settings: Settings) -> Starlette:
-    return create_app(chat, keys, settings, healthy)
+def app(chat: FakeChat, accounts: Accounts, settings: Settings) -> Starlette:
+    return create_app(chat, accounts, settings, healthy)
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 """Who gets in and what they see around the answer: keys, routes, Host, CORS, headers, health."""
 
+from typing import NoReturn
+
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.api.auth import Access, GuardedEndpoint
 from nestling.errors import AuthenticationError, EngineError, StoreError
 from nestling.settings import Settings
 
-from .conftest import AUTH, FakeChat, FakeKeys, chat_body, healthy
+from .conftest import AUTH, KEY, FakeChat, chat_body, healthy
 from .helpers import PATH, check_error, client_of, post
 
 BAD_AUTHORIZATIONS = [
@@ -18,12 +21,12 @@ BAD_AUTHORIZATIONS = [
     ["Bearer"],
     ["Bearer "],
     ["Bearer wrong"],
-    ["Basic g3n_live_test"],
-    ["g3n_live_test"],
-    ["Bearer g3n_live_test x"],
-    ["Bearer g3n_live_test", "Bearer g3n_live_test"],
+    [f"Basic {KEY}"],
+    [KEY],
+    [f"Bearer {KEY} x"],
+    [f"Bearer {KEY}", f"Bearer {KEY}"],
     ["Bearer x' OR (SELECT pg_sleep(8)) IS NOT NULL--"],
-    ["Bearer g3n_live_test\x00"],
+    [f"Bearer {KEY}\x00"],
     ["Bearer g3n_live_tést"],
     ["Bearer " + "x" * 2**20],
 ]
@@ -43,7 +46,7 @@ async def test_bad_authorization(
 
 
 async def test_scheme_has_no_case(client: httpx.AsyncClient) -> None:
-    headers = {"Authorization": "bEARER   g3n_live_test"}
+    headers = {"Authorization": f"bEARER   {KEY}"}
     assert (await client.post(PATH, json=chat_body(), headers=headers)).status_code == 201
 
 
@@ -59,13 +62,17 @@ async def test_scheme_has_no_case(client: httpx.AsyncClient) -> None:
 )
 async def test_authentication_fails_closed(
     client: httpx.AsyncClient,
-    keys: FakeKeys,
+    accounts: Accounts,
     chat: FakeChat,
     error: Exception,
     status: int,
     code: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keys.error = error
+    async def fail(_secret: str) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(accounts.keys, "authenticate", fail)
     check_error(await post(client), status, code)
     assert chat.requests == []
 
@@ -87,8 +94,8 @@ def test_every_route_has_an_access_class(app: Starlette) -> None:
 
 
 async def test_keyed_routes_refuse_without_a_key(app: Starlette, client: httpx.AsyncClient) -> None:
-    keyed = [r for r in app.routes if r.endpoint.access is not Access.PUBLIC]
-    assert len(keyed) == 2
+    keyed = [r for r in app.routes if r.endpoint.access not in {Access.PUBLIC, Access.OPERATOR}]
+    assert len(keyed) >= 4
     for route in keyed:
         for method in route.methods:
             check_error(await client.request(method, route.path), 401, "invalid_api_key")
@@ -127,11 +134,11 @@ async def test_models(client: httpx.AsyncClient) -> None:
         assert (await client.get(f"/models/{model['id']}")).json() == model
 
 
-async def test_health(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_health(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     async def sick() -> None:
         raise EngineError("it is gone")
 
-    app = create_app(chat, keys, settings, sick)
+    app = create_app(chat, accounts, settings, sick)
     async with client_of(app) as client:
         assert (await client.get("/livez")).status_code == 200
         check_error(await client.get("/readyz"), 503, "engine_error")
@@ -167,13 +174,13 @@ async def test_host(client: httpx.AsyncClient, host: str, status: int) -> None:
     assert response.status_code == status
 
 
-async def test_allowed_hosts(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_allowed_hosts(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     named = settings.model_copy(update={"allowed_hosts": ("Nest.example",), "host": "192.0.2.1"})
     open_to_all = settings.model_copy(update={"host": "192.0.2.1"})
-    async with client_of(create_app(chat, keys, named, healthy), "nest.EXAMPLE") as client:
+    async with client_of(create_app(chat, accounts, named, healthy), "nest.EXAMPLE") as client:
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/livez", headers={"host": "other"})).status_code == 421
-    async with client_of(create_app(chat, keys, open_to_all, healthy), "other") as client:
+    async with client_of(create_app(chat, accounts, open_to_all, healthy), "other") as client:
         assert (await client.get("/livez")).status_code == 200
 
 
@@ -203,9 +210,11 @@ async def test_cors_on_answers_and_errors(client: httpx.AsyncClient, chat: FakeC
     assert "access-control-allow-origin" not in (await post(client)).headers
 
 
-async def test_cors_with_listed_origins(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_cors_with_listed_origins(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
     ours = settings.model_copy(update={"cors_origins": ("https://a.example",)})
-    async with client_of(create_app(chat, keys, ours, healthy)) as client:
+    async with client_of(create_app(chat, accounts, ours, healthy)) as client:
         yes = await client.get("/v1/models", headers={"origin": "https://a.example"})
         no = await client.options(PATH, headers={"origin": "https://b.example"})
     assert yes.headers["access-control-allow-origin"] == "https://a.example"

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.errors import (
     ContextLengthExceededError,
@@ -19,7 +20,7 @@ from nestling.errors import (
 from nestling.log import configure_logging
 from nestling.settings import Settings
 
-from .conftest import AUTH, FakeChat, FakeKeys, chat_body, healthy
+from .conftest import AUTH, FakeChat, chat_body, healthy
 from .helpers import PATH, check_error, client_of, post
 
 ID = re.compile(r"gen-\d{10}-[0-9A-Za-z]{20}")
@@ -68,6 +69,7 @@ async def test_whole_body_key_for_key(client: httpx.AsyncClient) -> None:
             },
         },
         "system_fingerprint": "fp_0123456789ab",
+        "meta": {"usage": {"credits_used": 1, "usd_spent": 2.6e-07}},
     }
 
 
@@ -123,8 +125,8 @@ async def test_choices_of_a_stream(client: httpx.AsyncClient) -> None:
         assert tokens[0]["top_logprobs"] == []
 
 
-async def test_status_switch(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
-    app = create_app(chat, keys, settings.model_copy(update={"success_status": 200}), healthy)
+async def test_status_switch(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
+    app = create_app(chat, accounts, settings.model_copy(update={"success_status": 200}), healthy)
     async with client_of(app) as client:
         assert (await post(client)).status_code == 200
         assert (await post(client, chat_body(stream=True))).status_code == 200
@@ -181,7 +183,7 @@ REFUSED_REQUESTS = [
 )
 async def test_refusals(
     chat: FakeChat,
-    keys: FakeKeys,
+    accounts: Accounts,
     settings: Settings,
     method: str,
     path: str,
@@ -190,7 +192,7 @@ async def test_refusals(
     status: int,
     code: str,
 ) -> None:
-    app = create_app(chat, keys, settings.model_copy(update={"max_body_bytes": 2**20}), healthy)
+    app = create_app(chat, accounts, settings.model_copy(update={"max_body_bytes": 2**20}), healthy)
     async with client_of(app) as client:
         response = await client.request(method, path, headers=headers | AUTH, content=content)
     check_error(response, status, code)

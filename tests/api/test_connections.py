@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
+from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.api.server import run, serve
 from nestling.errors import SettingsError
 from nestling.settings import Settings
 
-from .conftest import KEY, FakeChat, FakeKeys, chat_body, healthy, running
+from .conftest import KEY, FakeChat, chat_body, healthy, running
 
 WITHIN_S = 5
 
@@ -94,11 +95,11 @@ async def test_gone_with_a_pipelined_request_behind(url: str, chat: FakeChat) ->
 
 
 async def test_silence_is_filled_with_comments(
-    chat: FakeChat, keys: FakeKeys, settings: Settings
+    chat: FakeChat, accounts: Accounts, settings: Settings
 ) -> None:
     chat.pieces, chat.delay_s = ("late",), 0.7
     quick = settings.model_copy(update={"keep_alive_interval_s": 0.25})
-    async with running(create_app(chat, keys, quick, healthy), quick) as url:
+    async with running(create_app(chat, accounts, quick, healthy), quick) as url:
         answer = await exchange(url, request_bytes(chat_body(stream=True), "Connection: close"))
     text = answer.decode()
     assert 1 <= text.count(": keep-alive\n") <= 3
@@ -106,9 +107,9 @@ async def test_silence_is_filled_with_comments(
     assert text.index('"role":"assistant"') < text.index(": keep-alive") < text.index("late")
 
 
-async def test_slow_head_is_cut_off(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_slow_head_is_cut_off(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     strict = settings.model_copy(update={"header_timeout_s": 0.3})
-    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
         answer = await exchange(url, b"POST /v1/chat/completions HTTP/1.1\r\nHost: loc")
         nothing = await exchange(url, b"")
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -116,18 +117,18 @@ async def test_slow_head_is_cut_off(chat: FakeChat, keys: FakeKeys, settings: Se
     assert nothing.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_slow_body_is_cut_off(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_slow_body_is_cut_off(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     strict = settings.model_copy(update={"body_timeout_s": 0.3})
-    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
         answer = await exchange(url, request_bytes(chat_body())[:-5])
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"request_timeout"' in answer
 
 
-async def test_endless_chunked_body(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_endless_chunked_body(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     strict = settings.model_copy(update={"max_body_bytes": 10_000})
     head = request_bytes({}).split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
-    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
         answer = await exchange(url, head + (b"1000\r\n" + b"a" * 4096 + b"\r\n") * 3)
     assert answer.startswith(b"HTTP/1.1 413 ")
 
@@ -137,10 +138,10 @@ async def test_announced_length_too_large_is_refused_at_once(url: str) -> None:
     assert (await exchange(url, data)).startswith(b"HTTP/1.1 413 ")
 
 
-async def test_head_too_large(chat: FakeChat, keys: FakeKeys, settings: Settings) -> None:
+async def test_head_too_large(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     strict = settings.model_copy(update={"max_header_bytes": 8192})
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"y" * 2**20
-    async with running(create_app(chat, keys, strict, healthy), strict) as url:
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
         answer = await exchange(url, head)
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert b'"code":"headers_too_large"' in answer
@@ -199,7 +200,7 @@ async def test_port_in_use_is_one_clear_line(app: Starlette, settings: Settings)
 
 
 async def test_sigterm_drains(
-    app: Starlette, chat: FakeChat, keys: FakeKeys, settings: Settings
+    app: Starlette, chat: FakeChat, accounts: Accounts, settings: Settings
 ) -> None:
     """One stream can finish in time, one cannot; new work is refused meanwhile; serve returns."""
     chat.pieces, chat.delay_s = ("x",) * 4, 0.3

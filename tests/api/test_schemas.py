@@ -9,17 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nestling.api.json_body import parse_json_object
+from nestling.api.message_fields import MessageLimits
 from nestling.api.schemas import FIELDS, KNOWN_FIELDS, read_chat_body
 from nestling.chat.template import ChatMessage
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
 from .conftest import MODEL, chat_body
 
+LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 NAMES = (MODEL, "nestling-nano", "nano")
 
 
 def read(**fields: Any):
-    return read_chat_body(chat_body(**fields), NAMES)
+    return read_chat_body(chat_body(**fields), NAMES, LIMITS)
 
 
 def test_example_body_of_the_page() -> None:
@@ -32,7 +34,7 @@ def test_example_body_of_the_page() -> None:
       "repetition_penalty": 1, "top_a": 1, "stop": "text",
       "logit_bias": {"ANY_ADDITIONAL_PROPERTY": 1}
     }"""
-    body = read_chat_body(parse_json_object(raw), NAMES)
+    body = read_chat_body(parse_json_object(raw), NAMES, LIMITS)
     request = body.request
     assert request.messages == (ChatMessage("user", "text"),)
     assert (request.max_tokens, request.seed, request.top_k) == (512, 1, 1)
@@ -187,7 +189,28 @@ def test_refused(fields: dict[str, Any], param: str, code: str) -> None:
 
 
 PARTS = [
-    ({"type": "file", "file": {"file_data": "QQ=="}}, "", "unsupported_content_part"),
+    ({"type": "file"}, ".file", "missing_required_parameter"),
+    ({"type": "file", "file": "x"}, ".file", "invalid_type"),
+    ({"type": "file", "file": {}}, ".file.file_data", "missing_required_parameter"),
+    ({"type": "file", "file": {"file_data": 1}}, ".file.file_data", "invalid_type"),
+    ({"type": "file", "file": {"file_data": "QQ=="}}, ".file.file_data", "invalid_file"),
+    ({"type": "file", "file": {"file_data": "%%%"}}, ".file.file_data", "invalid_value"),
+    (
+        {"type": "file", "file": {"file_data": "data:image/png;base64,QQ=="}},
+        ".file.file_data",
+        "unsupported_content_part",
+    ),
+    ({"type": "file", "file": {"file_id": "f"}}, ".file.file_id", "unsupported_parameter"),
+    (
+        {"type": "file", "file": {"file_data": "A" * 2**21}},
+        ".file.file_data",
+        "string_above_max_length",
+    ),
+    (
+        {"type": "file", "file": {"file_data": "JVBERi0=", "filename": 1}},
+        ".file.filename",
+        "invalid_type",
+    ),
     ({"type": "image_url", "image_url": {"url": "x"}}, "", "unsupported_content_part"),
     ({"type": "input_audio", "input_audio": {}}, "", "unsupported_content_part"),
     ({"type": "pony"}, ".type", "invalid_value"),
@@ -362,7 +385,7 @@ def outcome(action: Callable[[], Any]) -> Any:
 @quick
 @given(st.dictionaries(st.sampled_from(sorted(KNOWN_FIELDS)), JSON))
 def test_any_value_is_accepted_or_refused_by_name(fields: dict[str, Any]) -> None:
-    result = outcome(lambda: read_chat_body(chat_body(**fields), NAMES).request)
+    result = outcome(lambda: read_chat_body(chat_body(**fields), NAMES, LIMITS).request)
     if isinstance(result, InvalidRequestError):
         assert result.param
     else:

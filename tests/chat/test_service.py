@@ -78,7 +78,7 @@ def service_of(engine: FakeEngine, tokenizer: Tokenizer) -> ChatService:
 
 def ask(text: str = "Hi", **fields: object) -> ChatRequest:
     """A request of one user message."""
-    return ChatRequest((ChatMessage("user", text),), **fields)  # type: ignore[arg-type]
+    return ChatRequest(messages=(ChatMessage("user", text),), **fields)  # type: ignore[arg-type]
 
 
 async def collect(service: ChatService, request: ChatRequest) -> tuple[str, list[ChatDelta], int]:

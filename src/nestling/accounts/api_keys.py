@@ -6,9 +6,9 @@ server) acts on the very next request. Runs on the web process's event loop.
 
 import asyncio
 import hmac
+import json
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from nestling.accounts.data_dir import prepare_data_dir
 from nestling.accounts.database import DATABASE_FILE_NAME, open_database, open_lookup
+from nestling.accounts.key_records import ApiKey, NewKey, SpendLimit
 from nestling.accounts.key_text import KEY_MARK, key_hash, new_key_text, prefix_of
 from nestling.accounts.pepper import PEPPER_FILE_NAME, create_pepper, read_pepper
-from nestling.accounts.tables import api_key_table
+from nestling.accounts.tables import api_key_table, key_change_table
 from nestling.errors import AuthenticationError, InvalidRequestError, NotFoundError, StoreError
 from nestling.log import get_logger
 
@@ -33,26 +34,15 @@ _log = get_logger("accounts")
 _t = api_key_table.c
 _NO_HASH = "0" * 64
 """Compared with when there is no such key, so that both cases take the same steps."""
-_BY_PREFIX = select(api_key_table).where(_t.prefix == bindparam("prefix"))
+_BY_PREFIX = select(api_key_table).where(_t.prefix == bindparam("value"))
+_BY_ID = select(api_key_table).where(_t.key_id == bindparam("value"))
+_CHANGE_COUNT = select(key_change_table.c.count)
+_COUNT_CHANGE = update(key_change_table).values(count=key_change_table.c.count + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """What is known of a key. Times are UTC."""
-
-    key_id: str
-    prefix: str
-    """8 characters, unique; the only part of the key's text that may be shown again."""
-    name: str
-    disabled: bool
-    expires_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-    last_used_at: datetime | None
-
-    def is_expired(self, now: datetime) -> bool:
-        """Tell whether the key has run out."""
-        return self.expires_at is not None and self.expires_at <= now
+def utc_now() -> datetime:
+    """Return the time; what tests replace."""
+    return datetime.now(UTC)
 
 
 class KeyStore:
@@ -61,15 +51,24 @@ class KeyStore:
     Database trouble is raised as `StoreError`.
     """
 
-    def __init__(self, engine: AsyncEngine, lookup: Connection, pepper: bytes) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        lookup: Connection,
+        pepper: bytes,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change that this store has made."""
+        self._now = now
+        self.engine = engine
         self._lookup = lookup
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._pepper = pepper
         self._touches: dict[str, asyncio.Task[None]] = {}
 
     @classmethod
-    async def open(cls, data_dir: Path) -> "KeyStore":
+    async def open(cls, data_dir: Path, now: Callable[[], datetime] = utc_now) -> "KeyStore":
         """Create or open the database and the pepper in `data_dir`."""
         prepare_data_dir(data_dir)
         engine = await asyncio.to_thread(open_database, data_dir / DATABASE_FILE_NAME)
@@ -82,7 +81,7 @@ class KeyStore:
         except BaseException:
             await engine.dispose()
             raise
-        return cls(engine, lookup, pepper)
+        return cls(engine, lookup, pepper, now)
 
     async def close(self) -> None:
         """Write what is still to be written and close the database."""
@@ -90,44 +89,67 @@ class KeyStore:
             await asyncio.wait(self._touches.values())
         self._lookup.close()
         self._lookup.engine.dispose()
-        await self._engine.dispose()
+        await self.engine.dispose()
 
-    async def create(self, name: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
+    async def create(self, new: NewKey) -> tuple[ApiKey, str]:
         """Make a key; the second item is its text, which nobody can tell again."""
-        if not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable():
-            message = f"name: expected 1 to {MAX_NAME_LENGTH} printable characters, but got "
-            raise InvalidRequestError(message + ascii(name[:40]), param="name")
-        if expires_at is not None and expires_at.tzinfo is None:
+        _check_name(new.name)
+        if new.expires_at is not None and new.expires_at.tzinfo is None:
             raise InvalidRequestError("expires_at: expected a time with a zone", param="expires_at")
         while True:
             text = new_key_text()
-            now = datetime.now(UTC)
-            key = ApiKey(uuid.uuid4().hex, text.prefix, name, False, expires_at, now, now, None)
-            values = {name: getattr(key, name) for name in ApiKey.__slots__}
-            values["key_hash"] = key_hash(text.secret, self._pepper)
+            values = {
+                "key_id": uuid.uuid4().hex,
+                "prefix": text.prefix,
+                "key_hash": key_hash(text.secret, self._pepper),
+                "kind": new.kind,
+                "disabled": False,
+                "expires_at": new.expires_at,
+                "created_at": self._now(),
+                "updated_at": self._now(),
+                **_stored({"name": new.name, "scopes": new.scopes, "limit": new.limit}),
+            }
             try:
-                await self._write(insert(api_key_table).values(values))
+                await self._change(insert(api_key_table).values(values))
             except IntegrityError:
                 continue  # the prefix is taken: draw again
-            return key, text.secret
+            return await self.by_prefix(text.prefix), text.secret
 
     async def list(self) -> Sequence[ApiKey]:
         """Return all keys, oldest first."""
         rows = await self._read(select(api_key_table).order_by(_t.created_at, _t.key_id))
         return [_from_row(row) for row in rows]
 
+    async def by_prefix(self, prefix: str) -> ApiKey:
+        """Return the key with exactly this prefix; raises `NotFoundError`."""
+        rows = await self._read(select(api_key_table).where(_t.prefix == prefix))
+        if not rows:
+            raise _unknown(prefix)
+        return _from_row(rows[0])
+
+    async def update(self, prefix: str, **changes: Any) -> ApiKey:
+        """Change `name`, `disabled`, `scopes` or `limit` of the key with exactly this prefix."""
+        assert changes.keys() <= {"name", "disabled", "scopes", "limit"}
+        if "name" in changes:
+            _check_name(changes["name"])
+        values = {**_stored(changes), "updated_at": self._now()}
+        change = update(api_key_table).where(_t.prefix == prefix)
+        if changes and await self._change(change.values(values)) == 0:
+            raise _unknown(prefix)
+        return await self.by_prefix(prefix)
+
     async def disable(self, which: str) -> ApiKey:
         """Refuse the key from its next request on. `which` is a key id, prefix or unique name."""
-        return await self._switch(which, disabled=True)
+        return await self.update((await self.find(which)).prefix, disabled=True)
 
     async def enable(self, which: str) -> ApiKey:
         """Accept the key again."""
-        return await self._switch(which, disabled=False)
+        return await self.update((await self.find(which)).prefix, disabled=False)
 
     async def delete(self, which: str) -> ApiKey:
         """Remove the key for good; returns what it was."""
         key = await self.find(which)
-        if await self._write(delete(api_key_table).where(_t.key_id == key.key_id)) == 0:
+        if await self._change(delete(api_key_table).where(_t.key_id == key.key_id)) == 0:
             raise _unknown(which)
         return key
 
@@ -149,26 +171,30 @@ class KeyStore:
         prefix = prefix_of(secret)
         if prefix is None:
             raise AuthenticationError("Incorrect API key provided.")
-        row = self._look_up(prefix)
+        row = self._look_up(_BY_PREFIX, prefix)
         stored = _NO_HASH if row is None else row.key_hash
         is_equal = hmac.compare_digest(key_hash(secret, self._pepper), stored)
         if row is None or not is_equal:
             raise AuthenticationError("Incorrect API key provided.")
-        key, now = _from_row(row), datetime.now(UTC)
-        if key.disabled:
-            raise AuthenticationError("This API key is disabled.", code="api_key_disabled")
-        if key.is_expired(now):
-            raise AuthenticationError("This API key has expired.", code="api_key_expired")
+        key, now = _from_row(row), self._now()
+        _require_good(key, now)
         self._note_use(key, now)
         return key
 
-    async def _switch(self, which: str, *, disabled: bool) -> ApiKey:
-        key = await self.find(which)
-        change = update(api_key_table).where(_t.key_id == key.key_id)
-        now = datetime.now(UTC)
-        if await self._write(change.values(disabled=disabled, updated_at=now)) == 0:
-            raise _unknown(which)
-        return await self.find(key.key_id)
+    def recheck(self, key_id: str) -> ApiKey:
+        """Return the key as it is now; raises `AuthenticationError` if it is no longer good."""
+        row = self._look_up(_BY_ID, key_id)
+        if row is None:
+            raise AuthenticationError("This API key has been deleted.")
+        key = _from_row(row)
+        _require_good(key, self._now())
+        return key
+
+    def change_count(self) -> int:
+        """Return a number that is another one after every change of any key, by any process."""
+        row = self._look_up(_CHANGE_COUNT, None)
+        assert row is not None
+        return int(row[0])
 
     def _note_use(self, key: ApiKey, now: datetime) -> None:
         """Write `last_used_at` in the background, if the last time was long enough ago."""
@@ -186,9 +212,9 @@ class KeyStore:
         except StoreError as error:
             _log.warning("last use not written", key_prefix=key.prefix, problem=error.message)
 
-    def _look_up(self, prefix: str) -> Row[Any] | None:
+    def _look_up(self, statement: Any, value: str | None) -> Row[Any] | None:
         try:
-            return self._lookup.execute(_BY_PREFIX, {"prefix": prefix}).first()
+            return self._lookup.execute(statement, {"value": value}).first()
         except SQLAlchemyError as error:
             raise StoreError(f"accounts database: cannot read: {error}") from error
 
@@ -199,11 +225,18 @@ class KeyStore:
         except SQLAlchemyError as error:
             raise StoreError(f"accounts database: cannot read: {error}") from error
 
-    async def _write(self, statement: Any) -> int:
-        """Run one statement in a transaction of its own; returns how many rows it changed."""
+    async def _change(self, statement: Any) -> int:
+        """Change keys, and tell every server that watches; returns how many rows were changed."""
+        count = await self._write(statement, _COUNT_CHANGE)
+        self.on_change()
+        return count
+
+    async def _write(self, *statements: Any) -> int:
+        """Run statements in one transaction; returns how many rows the first one changed."""
         try:
-            async with self._engine.begin() as connection:
-                return int((await connection.execute(statement)).rowcount)
+            async with self.engine.begin() as connection:
+                counts = [(await connection.execute(s)).rowcount for s in statements]
+                return int(counts[0])
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
@@ -221,10 +254,55 @@ async def _refuse_lost_pepper(engine: AsyncEngine, data_dir: Path) -> None:
         )
 
 
+def _check_name(name: str | None) -> None:
+    if name is not None and (not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable()):
+        message = f"name: expected 1 to {MAX_NAME_LENGTH} printable characters, but got "
+        raise InvalidRequestError(message + ascii(name[:40]), param="name")
+
+
+def _require_good(key: ApiKey, now: datetime) -> None:
+    if key.disabled:
+        raise AuthenticationError("This API key is disabled.", code="api_key_disabled")
+    if key.is_expired(now):
+        raise AuthenticationError("This API key has expired.", code="api_key_expired")
+
+
 def _unknown(which: str) -> NotFoundError:
     shown = f"{KEY_MARK}..." if which.startswith(KEY_MARK) else which[:40]
     return NotFoundError(f"there is no key {shown!a}; expected a key id, a prefix or a name")
 
 
+def _stored(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an `ApiKey`'s fields are in the database."""
+    values = dict(changes)
+    if "scopes" in values:
+        scopes = values["scopes"]
+        values["scopes"] = None if scopes is None else json.dumps(scopes)
+    if "limit" in values:
+        limit: SpendLimit | None = values.pop("limit")
+        values["limit_retention"] = limit and limit.retention
+        values["limit_nano_usd"] = limit and limit.threshold_nano_usd
+    return values
+
+
 def _from_row(row: Row[Any]) -> ApiKey:
-    return ApiKey(**{name: getattr(row, name) for name in ApiKey.__slots__})
+    return ApiKey(
+        key_id=row.key_id,
+        prefix=row.prefix,
+        name=row.name,
+        kind=row.kind,
+        disabled=row.disabled,
+        scopes=None if row.scopes is None else tuple(json.loads(row.scopes)),
+        limit=limit_of(row),
+        expires_at=row.expires_at,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        last_used_at=row.last_used_at,
+    )
+
+
+def limit_of(row: Row[Any]) -> SpendLimit | None:
+    """Return the limit in a row of `api_key`."""
+    if row.limit_retention is None:
+        return None
+    return SpendLimit(row.limit_retention, row.limit_nano_usd)

@@ -4,8 +4,11 @@ Writers take the lock at BEGIN, so that a transaction that has read may also wri
 autocommit. Several processes may have it open, such as a server and the command line.
 """
 
+import fcntl
+import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ def open_database(path: Path) -> AsyncEngine:
     """
     try:
         if _revision(path) != HEAD:
-            _migrate(path)
+            with _migration_lock(path):
+                _migrate(path)
     except (sqlite3.Error, SQLAlchemyError) as error:
         cause = (
             error.orig if isinstance(error, SQLAlchemyError) and hasattr(error, "orig") else error
@@ -37,6 +41,15 @@ def open_database(path: Path) -> AsyncEngine:
         raise StoreError(f"{path}: expected an accounts database, but got: {cause}") from error
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     _prepare(engine.sync_engine)
+    return engine
+
+
+def open_sync(path: Path) -> Engine:
+    """Return an engine with one connection, for a thread that writes."""
+    engine = create_engine(
+        f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    _prepare(engine)
     return engine
 
 
@@ -65,8 +78,19 @@ def _revision(path: Path) -> str | None:
     return None if row is None else str(row[0])
 
 
+@contextmanager
+def _migration_lock(path: Path) -> Iterator[None]:
+    """Let one process at a time migrate: SQLite refuses to wait while the log mode is switched."""
+    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _migrate(path: Path) -> None:
-    """Bring the database to HEAD in one transaction; another process may be doing the same."""
+    """Bring the database to HEAD in one transaction; keeps a copy of the one that was there."""
     from alembic.command import upgrade
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -85,10 +109,19 @@ def _migrate(path: Path) -> None:
                     f"{path}: this database is from a newer version of Nestling (revision "
                     f"{revision}, but this version knows up to {HEAD}); use that version"
                 )
+            if revision not in (None, HEAD):
+                _back_up(path, path.with_name(f"{path.name}.{revision}.bak"))
             config.attributes["connection"] = connection
             upgrade(config, "head")
     finally:
         engine.dispose()
+
+
+def _back_up(path: Path, copy: Path) -> None:
+    """Copy a database of an older revision beside itself, so that the way back is open."""
+    copy.touch(mode=0o600)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
 
 
 def _prepare(engine: Engine) -> None:

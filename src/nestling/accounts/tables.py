@@ -1,11 +1,30 @@
 """The accounts database's tables. Migrations build them; a test compares the two."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import BigInteger, Boolean, Column, Dialect, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData()
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(moment: datetime) -> int:
+    """Return an aware time as whole microseconds since 1970 UTC, without rounding."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -16,11 +35,11 @@ class Timestamp(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
         """To the database."""
-        return None if value is None else round(value.timestamp() * 1e6)
+        return None if value is None else microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """From the database."""
-        return None if value is None else datetime.fromtimestamp(value / 1e6, tz=UTC)
+        return None if value is None else _EPOCH + value * _MICROSECOND
 
 
 api_key_table = Table(
@@ -29,11 +48,75 @@ api_key_table = Table(
     Column("key_id", String(32), primary_key=True),
     Column("prefix", String(8), nullable=False, unique=True),
     Column("key_hash", String(64), nullable=False),
-    Column("name", String(100), nullable=False),
+    Column("name", String(100)),
+    Column("kind", String(10), nullable=False, server_default="api"),
     Column("disabled", Boolean, nullable=False),
+    Column("scopes", Text),
+    Column("limit_retention", String(10)),
+    Column("limit_nano_usd", BigInteger),
     Column("expires_at", Timestamp),
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
     Column("last_used_at", Timestamp),
 )
-"""`key_hash` is the HMAC-SHA-256 of the whole key text under the server's pepper, in hex."""
+"""`key_hash` is the HMAC-SHA-256 of the whole key text under the server's pepper, in hex; `scopes`
+a JSON array, null for all."""
+
+key_change_table = Table(
+    "key_change",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+"""One row: how often any key was made, changed or deleted. Running servers watch it."""
+
+
+def _inference_columns() -> tuple[Column[object], ...]:
+    return (
+        Column("key_id", String(32), nullable=False),
+        Column("key_prefix", String(8), nullable=False),
+        Column("request_id", String(64), nullable=False),
+        Column("client_request_id", String(128)),
+        Column("endpoint", String(64), nullable=False),
+        Column("model", String(256), nullable=False),
+        Column("origin", String(16), nullable=False),
+        Column("is_streamed", Boolean, nullable=False),
+        Column("started_at", Timestamp, nullable=False),
+        Column("prompt_tokens", BigInteger, nullable=False),
+        Column("completion_tokens", BigInteger, nullable=False),
+        Column("nano_usd", BigInteger, nullable=False),
+    )
+
+
+reservation_table = Table(
+    "reservation",
+    metadata,
+    Column("inference_id", String(64), primary_key=True),
+    *_inference_columns(),
+)
+"""A running request of a key with a limit: `nano_usd` is the most it may cost, the tokens those
+that it was last known to have used."""
+Index("ix_reservation_key_id", reservation_table.c.key_id)
+
+usage_table = Table(
+    "usage",
+    metadata,
+    Column("usage_id", Integer, primary_key=True),
+    Column("inference_id", String(64), nullable=False, unique=True),
+    *_inference_columns(),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("succeeded", Boolean, nullable=False),
+    Column("ttft_ms", Float),
+    Column("duration_ms", Float, nullable=False),
+)
+"""One row a request that has ended. It stays when its key is deleted."""
+Index("ix_usage_key_id_started_at", usage_table.c.key_id, usage_table.c.started_at)
+
+key_spend_table = Table(
+    "key_spend",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("day", Integer, primary_key=True),
+    Column("nano_usd", BigInteger, nullable=False),
+)
+"""Sums of `usage` by key and day (since 1970, UTC) of the start, kept in the same transactions."""

@@ -10,13 +10,18 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nestling.api.auth import Access, Authenticator, Handler, route
-from nestling.api.chat import ChatEndpoint
+from nestling.accounts.accounts import Accounts
+from nestling.accounts.rate_limits import RateLimiter
+from nestling.api.auth import Access, Gate, Handler, route
+from nestling.api.chat import ChatFormat
+from nestling.api.completions import CompletionFormat
 from nestling.api.context import RequestContextMiddleware, send_body, send_error
 from nestling.api.errors import http_error
+from nestling.api.inference import InferenceEndpoint
 from nestling.api.lifecycle import Lifecycle
 from nestling.api.models import ModelsEndpoint
-from nestling.api.origins import CorsMiddleware, HostMiddleware
+from nestling.api.origins import CorsMiddleware, HostMiddleware, is_loopback
+from nestling.api.services import Services
 from nestling.chat.request import ChatModel
 from nestling.errors import EngineError, ServerShutdownError
 from nestling.settings import Settings
@@ -28,12 +33,19 @@ _OK = b'{"status":"ok"}'
 
 
 def create_app(
-    chat: ChatModel, keys: Authenticator, settings: Settings, health: Health
+    chat: ChatModel, accounts: Accounts, settings: Settings, health: Health
 ) -> Starlette:
     """Return the app; `app.state.lifecycle` is what `serve` drains at shutdown."""
-    lifecycle = Lifecycle()
+    services = Services(
+        chat=chat,
+        accounts=accounts,
+        settings=settings,
+        lifecycle=Lifecycle(),
+        requests=RateLimiter(settings.requests_per_minute),
+        tokens=RateLimiter(settings.tokens_per_minute),
+    )
     app = Starlette(
-        routes=_routes(chat, keys, settings, lifecycle, health),
+        routes=_routes(services, health),
         middleware=[
             Middleware(CorsMiddleware, settings),
             Middleware(RequestContextMiddleware),
@@ -42,26 +54,27 @@ def create_app(
         exception_handlers={HTTPException: _on_http_exception},  # type: ignore[dict-item]
     )
     app.router.redirect_slashes = False
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle = services.lifecycle
     return app
 
 
-def _routes(
-    chat: ChatModel, keys: Authenticator, settings: Settings, lifecycle: Lifecycle, health: Health
-) -> list[Route]:
-    completions = ChatEndpoint(chat, settings, lifecycle)
-    models = ModelsEndpoint(chat)
+def _routes(services: Services, health: Health) -> list[Route]:
+    gate = Gate(services.accounts.keys, is_local=is_loopback(services.settings.host))
+    chat = InferenceEndpoint(services, ChatFormat(services.chat, services.settings))
+    completions = InferenceEndpoint(services, CompletionFormat(services.chat))
+    models = ModelsEndpoint(services.chat)
 
     def at(path: str, method: str, handler: Handler, access: Access) -> list[Route]:
         """With and without /v1: clients are configured with either base URL."""
-        return [route(p, method, handler, access, keys) for p in (f"/v1{path}", path)]
+        return [route(p, method, handler, access, gate) for p in (f"/v1{path}", path)]
 
     return [
-        *at("/chat/completions", "POST", completions, Access.API_KEY),
+        *at("/chat/completions", "POST", chat, Access.INFERENCE),
+        *at("/completions", "POST", completions, Access.INFERENCE),
         *at("/models", "GET", models.list, Access.PUBLIC),
         *at("/models/{model_id:path}", "GET", models.one, Access.PUBLIC),
-        route("/livez", "GET", _livez, Access.PUBLIC, keys),
-        route("/readyz", "GET", _readyz(lifecycle, health), Access.PUBLIC, keys),
+        route("/livez", "GET", _livez, Access.PUBLIC, gate),
+        route("/readyz", "GET", _readyz(services.lifecycle, health), Access.PUBLIC, gate),
     ]
 
 

@@ -6,16 +6,19 @@ wrong in it ends the request.
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from nestling.accounts.api_keys import ApiKey
-from nestling.errors import AuthenticationError
+from nestling.accounts.key_records import ApiKey, require_scope
+from nestling.errors import AuthenticationError, PermissionDeniedError
 
 MAX_KEY_LENGTH = 256
+INFERENCE_SCOPE = "model:chat"
+"""Of all inference here: chat and text completions."""
 _KEY_TEXT = re.compile(rb"[0-9A-Za-z_-]+")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -24,7 +27,13 @@ class Access(Enum):
     """What a caller must show."""
 
     PUBLIC = "public"
-    API_KEY = "api_key"
+    INFERENCE = "inference"
+    """A key for inference whose scopes allow chat."""
+    ANY_KEY = "any_key"
+    MANAGEMENT = "management"
+    """A management key."""
+    OPERATOR = "operator"
+    """Nothing while the server listens on loopback only; a management key elsewhere."""
 
 
 class Authenticator(Protocol):
@@ -35,25 +44,44 @@ class Authenticator(Protocol):
         ...
 
 
-class GuardedEndpoint:
-    """An ASGI endpoint behind its access class; the key lands in `scope["state"]["api_key"]`."""
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Decides who passes; one for the whole app."""
 
-    def __init__(self, handler: Handler, access: Access, keys: Authenticator) -> None:
+    keys: Authenticator
+    is_local: bool
+    """The server listens on loopback only."""
+
+    async def admit(self, scope: Scope, access: Access) -> None:
+        """Put the caller's key into `scope["state"]["api_key"]`, or raise the refusal."""
+        if access is Access.PUBLIC or (access is Access.OPERATOR and self.is_local):
+            return
+        key = await self.keys.authenticate(bearer_secret(scope["headers"]))
+        scope["state"]["api_key"] = key
+        if access is Access.INFERENCE:
+            require_scope(key, INFERENCE_SCOPE)
+        elif access is not Access.ANY_KEY and key.kind != "management":
+            message = "This needs a management key; `nestling keys create --management` makes one."
+            raise PermissionDeniedError(message, code="management_key_required")
+
+
+class GuardedEndpoint:
+    """An ASGI endpoint behind its access class."""
+
+    def __init__(self, handler: Handler, access: Access, gate: Gate) -> None:
         self.handler = handler
         self.access = access
-        self._keys = keys
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, then serve."""
-        if self.access is not Access.PUBLIC:
-            secret = bearer_secret(scope["headers"])
-            scope["state"]["api_key"] = await self._keys.authenticate(secret)
+        await self._gate.admit(scope, self.access)
         await self.handler(scope, receive, send)
 
 
-def route(path: str, method: str, handler: Handler, access: Access, keys: Authenticator) -> Route:
+def route(path: str, method: str, handler: Handler, access: Access, gate: Gate) -> Route:
     """Return the only kind of route this server has."""
-    return Route(path, GuardedEndpoint(handler, access, keys), methods=[method], name=path)
+    return Route(path, GuardedEndpoint(handler, access, gate), methods=[method], name=path)
 
 
 def bearer_secret(headers: list[tuple[bytes, bytes]]) -> str:

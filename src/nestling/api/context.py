@@ -28,9 +28,13 @@ class RequestContext:
 
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     inference_id: str | None = None
+    client_request_id: str | None = None
+    """The caller's own, if it is one that may be sent back."""
     started_at: float = field(default_factory=time.perf_counter)
     status: int | None = None
     """Of the answer, once its head has gone out."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """More headers for the answer, whatever it will be."""
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request's head was there."""
@@ -78,14 +82,13 @@ class RequestContextMiddleware:
         """Serve one request to its end, whatever that is."""
         if scope["type"] != "http":
             raise RuntimeError(f"expected an http scope, but got {scope['type']}")
-        context = RequestContext()
+        context = RequestContext(client_request_id=_client_request_id(scope))
         scope.setdefault("state", {})["context"] = context
-        client_request_id = Headers(scope=scope).get("x-client-request-id")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                _add_headers(MutableHeaders(scope=message), context, client_request_id)
+                _add_headers(MutableHeaders(scope=message), context)
             await send(message)
 
         try:
@@ -112,15 +115,20 @@ async def _answer(error: Exception, scope: Scope, send: Send, context: RequestCo
         await send_error(scope, send, mapped)
 
 
-def _add_headers(
-    headers: MutableHeaders, context: RequestContext, client_request_id: str | None
-) -> None:
+def _client_request_id(scope: Scope) -> str | None:
+    sent = Headers(scope=scope).get("x-client-request-id", "")
+    return sent if _CLIENT_REQUEST_ID.fullmatch(sent) else None
+
+
+def _add_headers(headers: MutableHeaders, context: RequestContext) -> None:
     headers["x-request-id"] = context.request_id
     headers["x-inference-id"] = context.inference_id or context.request_id
     headers["openai-processing-ms"] = str(round(context.elapsed_ms()))
     headers["openai-version"] = "2020-10-01"
-    if client_request_id is not None and _CLIENT_REQUEST_ID.fullmatch(client_request_id):
-        headers["x-client-request-id"] = client_request_id
+    if context.client_request_id is not None:
+        headers["x-client-request-id"] = context.client_request_id
+    for name, value in context.headers.items():
+        headers[name] = value
 
 
 def _log_request(scope: Scope, context: RequestContext, *, outcome: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from nestling.errors import ServerShutdownError
+from nestling.errors import NestlingError, ServerShutdownError
 
 T = TypeVar("T")
 
@@ -45,11 +45,14 @@ class Lifecycle:
             return False
         return True
 
-    async def run(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:
-        """Run `work` to its end, or cancel it as soon as the client or the server goes.
+    async def run(
+        self, work: Coroutine[Any, Any, T], receive: Receive, stop: asyncio.Future[NestlingError]
+    ) -> T:
+        """Run `work` to its end, or cancel it when the client or the server goes or `stop` is set.
 
         The body must have been read: `receive` is watched for the disconnect. Raises
-        `ClientDisconnectedError` or `ServerShutdownError`, after `work` has cleaned up.
+        `ClientDisconnectedError`, `ServerShutdownError` or the result of `stop`, after `work` has
+        cleaned up.
         """
         self.num_running += 1
         self._idle.clear()
@@ -57,13 +60,15 @@ class Lifecycle:
         gone = asyncio.ensure_future(_disconnected(receive))
         cut = asyncio.ensure_future(self._cut.wait())
         try:
-            await asyncio.wait({task, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
+            waited: set[asyncio.Future[Any]] = {task, gone, cut, stop}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() or await _cancel(task):
                 return await task
-            reason = ServerShutdownError("the server is shutting down")
-            if await _cancel(task):
-                return await task
-            raise reason if cut.done() else ClientDisconnectedError
+            if stop.done():
+                raise stop.result()
+            if cut.done():
+                raise ServerShutdownError("the server is shutting down")
+            raise ClientDisconnectedError
         finally:
             await _cancel(task)
             await _cancel(gone)

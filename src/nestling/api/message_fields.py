@@ -1,9 +1,13 @@
 """`messages` of a chat request: roles, text and content parts, names.
 
-Text parts of one message are joined by nothing, as the model's template does. Parts that are no
-text are refused by their index. Same-role turns and system texts are left to the template.
+Text parts of one message are joined by nothing, as the model's template does. PDFs are kept beside
+the text with their places; other parts are refused by their index. Same-role turns and system texts
+are left to the template.
 """
 
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from nestling.api.fields import (
@@ -15,7 +19,7 @@ from nestling.api.fields import (
     shown,
     wrong_type,
 )
-from nestling.chat.template import ChatMessage
+from nestling.chat.template import AttachedFile, ChatMessage
 from nestling.errors import InvalidRequestError
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -23,9 +27,20 @@ ROLES: tuple[str, ...] = get_args(Role)
 _OTHER_ROLES = ("tool", "function")
 _OTHER_PARTS = ("file", "image_url", "input_audio", "image", "audio", "video_url")
 _STRING = Text()
+MAX_FILES = 8
+"""In all messages of a request together."""
+MAX_FILENAME_LENGTH = 255
 
 
-def read_messages(value: Any) -> tuple[ChatMessage, ...]:
+@dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """What the settings say about messages."""
+
+    max_file_bytes: int
+    system_role: Literal["fold", "refuse"]
+
+
+def read_messages(value: Any, limits: MessageLimits) -> tuple[ChatMessage, ...]:
     """Return the conversation; it has at least one message."""
     if value is None:
         raise missing("messages")
@@ -33,26 +48,44 @@ def read_messages(value: Any) -> tuple[ChatMessage, ...]:
     if not items:
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1, "
         raise invalid(message + "but got an empty array instead.", "messages", "empty_array")
-    roles, texts, names = [], [], []
+    messages, names = [], []
     for index, item in enumerate(items):
         at = f"messages[{index}]"
         if not isinstance(item, dict):
             raise wrong_type(at, "an object", item)
-        roles.append(_read_role(f"{at}.role", item.get("role")))
-        texts.append(_read_content(f"{at}.content", item.get("content"), roles[-1]))
+        role = _read_role(f"{at}.role", item.get("role"), limits)
+        messages.append(_read_content(f"{at}.content", item.get("content"), role, limits))
         names.append(_read_name(f"{at}.name", item.get("name")))
         _refuse_calls(at, item)
-    shown_names = _told_apart(roles, names)
+    _check_num_files(messages)
+    shown_names = _told_apart([message.role for message in messages], names)
     return tuple(
-        ChatMessage(role, f"{name}: {text}" if name else text)
-        for role, text, name in zip(roles, texts, shown_names, strict=True)
+        _with_name(message, name) if name else message
+        for message, name in zip(messages, shown_names, strict=True)
     )
 
 
-def _read_role(name: str, value: Any) -> Role:
+def _check_num_files(messages: Sequence[ChatMessage]) -> None:
+    files = [file for message in messages for file in message.files]
+    if len(files) > MAX_FILES:
+        wanted = f"Expected at most {MAX_FILES} files, but got {len(files)} instead."
+        message = f"Invalid 'messages': too many files. {wanted}"
+        raise invalid(message, "messages", "array_above_max_length")
+
+
+def _with_name(message: ChatMessage, name: str) -> ChatMessage:
+    lead = f"{name}: "
+    files = tuple(replace(file, at=file.at + len(lead)) for file in message.files)
+    return ChatMessage(message.role, lead + message.text, files)
+
+
+def _read_role(name: str, value: Any, limits: MessageLimits) -> Role:
     if value is None:
         raise missing(name)
     _STRING.read(name, value)
+    if value in ("system", "developer") and limits.system_role == "refuse":
+        message = f"Unsupported value: '{name}' does not support '{value}' with this model."
+        raise invalid(message, name, "unsupported_value")
     for role in get_args(Role):
         if value == role:
             return role  # type: ignore[no-any-return]
@@ -67,33 +100,86 @@ def _not_among(name: str, value: str, supported: tuple[str, ...]) -> InvalidRequ
     return invalid(message, name, "invalid_value")
 
 
-def _read_content(name: str, value: Any, role: Role) -> str:
+def _read_content(name: str, value: Any, role: Role, limits: MessageLimits) -> ChatMessage:
     if isinstance(value, str):
-        return value
+        return ChatMessage(role, value)
     if value is None:
         if role == "assistant":
-            return ""
+            return ChatMessage(role, "")
         raise missing(name)
     if not isinstance(value, list):
         raise wrong_type(name, "a string or an array of parts", value)
-    return "".join(_read_part(f"{name}[{i}]", part, role) for i, part in enumerate(value))
+    text, files = "", []
+    for index, part in enumerate(value):
+        at = f"{name}[{index}]"
+        kind = _read_kind(at, part)
+        if kind == "file" and role == "user":
+            files.append(_read_file(at, part.get("file"), len(text), limits))
+        else:
+            text += _read_text(at, part, kind, role)
+    return ChatMessage(role, text, tuple(files))
 
 
-def _read_part(name: str, part: Any, role: Role) -> str:
+def _read_kind(name: str, part: Any) -> str:
     if not isinstance(part, dict):
         raise wrong_type(name, "an object", part)
     kind = part.get("type")
     if kind is None:
         raise missing(f"{name}.type")
-    _STRING.read(f"{name}.type", kind)
+    return _STRING.read(f"{name}.type", kind)
+
+
+def _read_text(name: str, part: Mapping[str, Any], kind: str, role: Role) -> str:
     if kind == "text" or (kind == "refusal" and role == "assistant"):
         if part.get(kind) is None:
             raise missing(f"{name}.{kind}")
         return _STRING.read(f"{name}.{kind}", part[kind])
     if kind in _OTHER_PARTS:
-        message = f"Unsupported content part: '{name}' has type '{kind}', which is not supported "
-        raise invalid(message + "by this server; send text.", name, "unsupported_content_part")
-    raise _not_among(f"{name}.type", kind, ("text",))
+        where = "in messages of the role 'user' only" if kind == "file" else "by no message here"
+        message = f"Unsupported content part: '{name}' has type '{kind}', which is not supported; "
+        message += f"it is taken {where}. Send text."
+        raise invalid(message, name, "unsupported_content_part")
+    raise _not_among(f"{name}.type", kind, ("text", "file") if role == "user" else ("text",))
+
+
+def _read_file(name: str, value: Any, at: int, limits: MessageLimits) -> AttachedFile:
+    """Return a PDF part; only what its bytes look like is left to the one who reads it."""
+    if value is None:
+        raise missing(f"{name}.file")
+    if not isinstance(value, dict):
+        raise wrong_type(f"{name}.file", "an object", value)
+    if value.get("file_id") is not None:
+        raise not_supported(f"{name}.file.file_id", "; send the file itself in file_data")
+    filename = value.get("filename")
+    if filename is not None:
+        Text(max_length=MAX_FILENAME_LENGTH).read(f"{name}.file.filename", filename)
+    data = _read_file_data(f"{name}.file.file_data", value.get("file_data"), limits)
+    return AttachedFile(at, filename, data, f"{name}.file.file_data")
+
+
+def _read_file_data(name: str, value: Any, limits: MessageLimits) -> bytes:
+    if value is None:
+        raise missing(name)
+    text = _STRING.read(name, value)
+    head, separator, rest = text.partition(",")
+    if separator and head.lower() != "data:application/pdf;base64":
+        came = f"got '{shown(head)}'"
+        message = f"Unsupported file: '{name}' must be base64, alone or after "
+        message += f"'data:application/pdf;base64,', but {came}."
+        raise invalid(message, name, "unsupported_content_part")
+    encoded = rest if separator else text
+    num_bytes = len(encoded) * 3 // 4
+    if num_bytes > limits.max_file_bytes + 2:
+        message = f"Invalid '{name}': the file is too large. Expected at most "
+        message += f"{limits.max_file_bytes} bytes, but got about {num_bytes} instead."
+        raise invalid(message, name, "string_above_max_length")
+    try:
+        data = base64.b64decode(encoded.encode("ascii"), validate=True)
+    except ValueError:
+        raise invalid(f"Invalid '{name}': expected base64.", name, "invalid_value") from None
+    if b"%PDF-" not in data[:1024]:
+        raise invalid(f"Invalid '{name}': expected a PDF.", name, "invalid_file")
+    return data
 
 
 def _read_name(name: str, value: Any) -> str | None:

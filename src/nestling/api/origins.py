@@ -17,11 +17,13 @@ from nestling.settings import Settings
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _EXPOSED = (
     "x-request-id, x-inference-id, x-client-request-id, openai-processing-ms, openai-version, "
-    "retry-after"
+    "x-aimlapi-credits-used, x-aimlapi-usd-spent, etag, retry-after, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _PREFLIGHT_DEFAULT = b"authorization, content-type"
 _PREFLIGHT_HEADERS = (
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
     (b"access-control-max-age", b"600"),
 )
 

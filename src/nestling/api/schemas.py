@@ -22,8 +22,8 @@ from nestling.api.fields import (
     read_array,
     shown,
 )
-from nestling.api.message_fields import read_messages
-from nestling.chat.request import ChatRequest
+from nestling.api.message_fields import MessageLimits, read_messages
+from nestling.chat.request import ChatRequest, CompletionRequest
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
 DOCUMENTED_MODEL = "google/gemma-3n-e4b-it"
@@ -54,10 +54,9 @@ FIELDS: Mapping[str, Reader] = {
     "frequency_penalty": Number(-2, 2),
     "presence_penalty": Number(-2, 2),
     "seed": Integer(1, 2**63 - 1),
-    "logprobs": Boolean(),
     "n": Integer(1, 8),
 }
-"""Fields that go into `ChatRequest` under their own name, as they are."""
+"""Fields that go into a request under their own name, as they are."""
 
 SHAPED_FIELDS: Mapping[str, Reader] = {
     "max_completion_tokens": Integer(1),
@@ -65,6 +64,7 @@ SHAPED_FIELDS: Mapping[str, Reader] = {
     "top_logprobs": Integer(0, 20),
     "stream": Boolean(),
     "stream_options": Object(),
+    "logprobs": Boolean(),
     "logit_bias": Object(MAX_LOGIT_BIASES),
     "user": Text(),
     "metadata": Object(),
@@ -101,51 +101,65 @@ KNOWN_FIELDS = frozenset({*FIELDS, *SHAPED_FIELDS, *OTHER_FIELDS, *NEUTRAL_FIELD
 
 
 @dataclass(frozen=True, slots=True)
-class ChatBody:
+class InferenceBody:
     """A validated body: what to ask of the model and how to send the answer."""
 
-    request: ChatRequest
+    request: ChatRequest | CompletionRequest
     stream: bool
     include_usage: bool
     unknown: tuple[str, ...]
     """Names of fields that were ignored."""
 
 
-def read_chat_body(raw: Mapping[str, Any], model_names: tuple[str, ...]) -> ChatBody:
+def read_chat_body(
+    raw: Mapping[str, Any], model_names: tuple[str, ...], limits: MessageLimits
+) -> InferenceBody:
     """Validate the whole body; raises `InvalidRequestError` for the first field that is wrong."""
     given = {name: value for name, value in raw.items() if value is not None}
-    _check_model(given.get("model"), model_names)
-    messages = read_messages(given.get("messages"))
-    _refuse_unsupported(given)
-    values = {
-        name: reader.read(name, given[name]) for name, reader in FIELDS.items() if name in given
-    }
-    shaped = {
-        name: reader.read(name, given[name])
-        for name, reader in SHAPED_FIELDS.items()
-        if name in given
-    }
-    if "repetition_penalty" in values:
-        penalty = values["repetition_penalty"]
-        values["repetition_penalty"] = min(max(penalty, 1 / PENALTY_SATURATION), PENALTY_SATURATION)
+    check_model(given.get("model"), model_names)
+    messages = read_messages(given.get("messages"), limits)
+    refuse_unsupported(given, NEUTRAL_FIELDS)
+    shaped = read_fields(given, SHAPED_FIELDS)
+    sampling = read_sampling(given)
+    logprobs = shaped.get("logprobs", False)
     request = ChatRequest(
         messages=messages,
         max_tokens=_smaller(shaped.get("max_tokens"), shaped.get("max_completion_tokens")),
-        top_k=_read_top_k(given.get("top_k")),
-        stop=_read_stop(given.get("stop")),
-        logit_bias=_read_logit_bias(shaped.get("logit_bias")),
-        top_logprobs=_read_top_logprobs(shaped.get("top_logprobs", 0), values.get("logprobs")),
-        **values,
+        logprobs=logprobs,
+        top_logprobs=_read_top_logprobs(shaped.get("top_logprobs", 0), logprobs),
+        **sampling,
     )
-    return ChatBody(
+    return InferenceBody(
         request=request,
         stream=shaped.get("stream", False),
-        include_usage=_read_include_usage(shaped.get("stream_options")),
+        include_usage=read_include_usage(shaped.get("stream_options")),
         unknown=tuple(name for name in given if name not in KNOWN_FIELDS),
     )
 
 
-def _check_model(value: Any, model_names: tuple[str, ...]) -> None:
+def read_fields(given: Mapping[str, Any], fields: Mapping[str, Reader]) -> dict[str, Any]:
+    """Return the validated values of those `fields` that are given."""
+    return {
+        name: reader.read(name, given[name]) for name, reader in fields.items() if name in given
+    }
+
+
+def read_sampling(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what chat and text completions share, as arguments of a `GenerationRequest`."""
+    values = read_fields(given, FIELDS)
+    biases = read_fields(given, {"logit_bias": SHAPED_FIELDS["logit_bias"]}).get("logit_bias")
+    if "repetition_penalty" in values:
+        penalty = values["repetition_penalty"]
+        values["repetition_penalty"] = min(max(penalty, 1 / PENALTY_SATURATION), PENALTY_SATURATION)
+    return values | {
+        "top_k": _read_top_k(given.get("top_k")),
+        "stop": _read_stop(given.get("stop")),
+        "logit_bias": _read_logit_bias(biases),
+    }
+
+
+def check_model(value: Any, model_names: tuple[str, ...]) -> None:
+    """Raise unless the request asks for the model that is here."""
     if value is None:
         raise missing("model")
     name = Text().read("model", value)
@@ -158,8 +172,9 @@ def _check_model(value: Any, model_names: tuple[str, ...]) -> None:
         )
 
 
-def _refuse_unsupported(given: Mapping[str, Any]) -> None:
-    for name, neutral in NEUTRAL_FIELDS.items():
+def refuse_unsupported(given: Mapping[str, Any], fields: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise for a field that holds anything but one of its neutral values."""
+    for name, neutral in fields.items():
         if name not in given:
             continue
         value = given[name]
@@ -222,13 +237,14 @@ def _bad_bias_key(key: str) -> InvalidRequestError:
     return invalid(message + "digits, or text.", "logit_bias", "invalid_value")
 
 
-def _read_top_logprobs(value: int, logprobs: bool | None) -> int:
+def _read_top_logprobs(value: int, logprobs: bool) -> int:
     if value and not logprobs:
         message = "Invalid 'top_logprobs': it needs 'logprobs' to be true."
         raise invalid(message, "top_logprobs", "invalid_value")
     return value
 
 
-def _read_include_usage(options: Mapping[str, Any] | None) -> bool:
+def read_include_usage(options: Mapping[str, Any] | None) -> bool:
+    """Return whether the last chunk shall carry the counts."""
     value = (options or {}).get("include_usage")
     return value is not None and Boolean().read("stream_options.include_usage", value)

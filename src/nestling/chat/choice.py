@@ -36,6 +36,11 @@ class Choice:
         self.num_cached_tokens = 0
 
     @property
+    def max_tokens(self) -> int:
+        """The most that it may get."""
+        return self._submit.sampling_params.max_tokens
+
+    @property
     def num_tokens(self) -> int:
         """Generated tokens so far."""
         return len(self.token_ids)

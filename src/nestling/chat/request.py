@@ -1,6 +1,6 @@
-"""The validated chat request and its answer, between `api/` (or `LLM`) and the service.
+"""The validated requests and their answers, between `api/` (or `LLM`) and the service.
 
-Frozen: whoever builds a `ChatRequest` has checked every field and bound of docs/api.md, and nothing
+Frozen: whoever builds a request has checked every field and bound of docs/api.md, and nothing
 behind it checks again. Only what needs the tokenizer is left to `ChatModel.prepare`: the keys of
 `logit_bias` and the length of the prompt. Nothing here knows HTTP or JSON.
 """
@@ -14,14 +14,13 @@ from nestling.chat.template import ChatMessage
 ChatFinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """What to answer and how to sample it; the neutral values are those of `SamplingParams`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """How to sample an answer; the neutral values are those of `SamplingParams`."""
 
-    messages: tuple[ChatMessage, ...]
-    """At least one."""
     max_tokens: int | None = None
-    """Of each choice, at least 1; None: 512. The service caps both to the context that is left."""
+    """Of each choice, at least 1; None: the API's default (512, of text completions 16). The
+    service caps both to the context that is left."""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -42,6 +41,24 @@ class ChatRequest:
     """0 to 20; 0 unless `logprobs`."""
     n: int = 1
     """Number of choices, 1 to 8; choice i samples with `SamplingParams.choice_index` i."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(GenerationRequest):
+    """Answer a conversation."""
+
+    messages: tuple[ChatMessage, ...]
+    """At least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest(GenerationRequest):
+    """Continue texts. Choice i of prompt p has the index p * n + i."""
+
+    prompts: tuple[str | tuple[int, ...], ...]
+    """At least one: plain text, or token ids of which nothing has been checked."""
+    echo: bool = False
+    """Each answer begins with its prompt's text; not together with `logprobs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +102,23 @@ class ChatUsage:
     """Of the prompt's, those found in the prefix cache."""
 
 
-class PreparedChat(Protocol):
+class PreparedGeneration(Protocol):
     """A request that fits the model and has not been submitted yet."""
+
+    @property
+    def num_choices(self) -> int:
+        """Over all prompts."""
+        ...
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of all prompts, each counted once."""
+        ...
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """The most that all choices together can get."""
+        ...
 
     @property
     def usage(self) -> ChatUsage:
@@ -126,11 +158,12 @@ class ChatModel(Protocol):
         """`fp_` and hex digits that change with the model, its quantisation and the engine."""
         ...
 
-    async def prepare(self, request: ChatRequest) -> PreparedChat:
-        """Render and tokenize the prompt, off the event loop if it is long.
+    async def prepare(self, request: ChatRequest | CompletionRequest) -> PreparedGeneration:
+        """Read attached files, render and tokenize the prompt, off the event loop.
 
-        Raises `ContextLengthExceededError` (param "messages", both numbers in the message) if no
-        token of answer would fit, `InvalidRequestError` (param "logit_bias") for an id outside the
-        vocabulary or text without a token, `OverloadedError` if it can tell already.
+        Raises `ContextLengthExceededError` (both numbers in the message) if no token of answer
+        would fit, `InvalidRequestError` naming the file that cannot be read, the token id of a
+        prompt or of `logit_bias` that is outside the vocabulary, or a bias on text without a token;
+        `OverloadedError` if it can tell already.
         """
         ...

@@ -7,22 +7,24 @@ Every refusal that can be known beforehand is raised by `prepare`, before any ou
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from nestling.chat.choice import Choice
-from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage
-from nestling.chat.template import render_prompt
+from nestling.chat.files import FileLimits, FileReader
+from nestling.chat.prompts import chat_prompt, resolve_logit_bias, text_prompt
+from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionRequest
 from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.client import EngineClient
 from nestling.engine.messages import SamplingParams
-from nestling.errors import ContextLengthExceededError, InvalidRequestError
 from nestling.weights.checkpoint import Checkpoint
 
 DEFAULT_MAX_TOKENS = 512
 """The API page's default for both max_tokens and max_completion_tokens."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's default for text completions."""
 MAX_SEED = 2**63 - 1
 
 
@@ -53,7 +55,14 @@ def end_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
 class ChatService:
     """Answers chat requests with one engine and its tokenizer; a `chat.request.ChatModel`."""
 
-    def __init__(self, engine: EngineClient, tokenizer: Tokenizer, identity: ModelIdentity) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        identity: ModelIdentity,
+        file_limits: FileLimits | None = None,
+    ) -> None:
+        self._files = FileReader(file_limits or FileLimits(), lambda: self.max_model_len, tokenizer)
         self.engine = engine
         self.tokenizer = tokenizer
         self._identity = identity
@@ -78,27 +87,29 @@ class ChatService:
         """Tokens of prompt and answer together."""
         return self.engine.info.max_model_len
 
-    async def prepare(self, request: ChatRequest) -> "PreparedChat":
+    async def prepare(self, request: ChatRequest | CompletionRequest) -> "PreparedReply":
         """The request as tokens, ready to stream.
 
-        Raises ContextLengthExceededError if the prompt leaves no room for an answer, and
-        InvalidRequestError for a `logit_bias` key that is no token.
+        Raises ContextLengthExceededError if a prompt leaves no room for an answer, and
+        InvalidRequestError for a file that cannot be read or ids that are no tokens.
         """
+        if isinstance(request, ChatRequest):
+            messages = await self._files.read_all(request.messages)
+            request = replace(request, messages=messages)
         return await asyncio.to_thread(self._prepare, request)
 
-    def _prepare(self, request: ChatRequest) -> "PreparedChat":
+    def _prepare(self, request: ChatRequest | CompletionRequest) -> "PreparedReply":
         limit = self.max_model_len
-        least = sum(
-            self.tokenizer.min_tokens(message.text.strip(), limit) for message in request.messages
-        )
-        if least >= limit:
-            raise _too_long(f"at least {least}", limit)
-        prompt = render_prompt(request.messages, self.tokenizer)
-        if len(prompt) >= limit:
-            raise _too_long(str(len(prompt)), limit)
-        wanted = request.max_tokens if request.max_tokens is not None else DEFAULT_MAX_TOKENS
+        if isinstance(request, ChatRequest):
+            prompts = [chat_prompt(request.messages, self.tokenizer, limit)]
+            default = DEFAULT_MAX_TOKENS
+        else:
+            named = _named(request.prompts)
+            prompts = [text_prompt(name, text, self.tokenizer, limit) for name, text in named]
+            default = DEFAULT_COMPLETION_TOKENS
+        wanted = request.max_tokens if request.max_tokens is not None else default
         params = SamplingParams(
-            max_tokens=min(wanted, limit - len(prompt)),
+            max_tokens=wanted,
             temperature=request.temperature,
             top_k=request.top_k,
             top_p=request.top_p,
@@ -112,69 +123,52 @@ class ChatService:
             logprobs=request.top_logprobs if request.logprobs else None,
             stop_token_ids=self._identity.end_token_ids,
         )
-        return PreparedChat(self, prompt, params, request)
+        return PreparedReply(self, prompts, params, request)
 
 
-def _too_long(num_prompt_tokens: str, limit: int) -> ContextLengthExceededError:
-    return ContextLengthExceededError(
-        f"This model's context holds {limit} tokens, one of them for the answer at least, but the "
-        f"messages have {num_prompt_tokens} tokens. Please shorten the messages.",
-        param="messages",
-    )
+def _named(prompts: Sequence[str | tuple[int, ...]]) -> list[tuple[str, str | tuple[int, ...]]]:
+    """Prompts with the names that messages call them by."""
+    if len(prompts) == 1:
+        return [("prompt", prompts[0])]
+    return [(f"prompt[{i}]", prompt) for i, prompt in enumerate(prompts)]
 
 
-def resolve_logit_bias(bias: Mapping[str, float], tokenizer: Tokenizer) -> dict[int, float]:
-    """Biases by token id. A key of digits is an id, other text biases each of its tokens."""
-    resolved: dict[int, float] = {}
-    for key, value in bias.items():
-        if key.isascii() and key.isdecimal():
-            ids: Sequence[int] = [_token_id(key, tokenizer.num_text_tokens)]
-        else:
-            ids = tokenizer.encode(key)
-        if not ids:
-            raise InvalidRequestError(
-                "Invalid 'logit_bias': an empty key names no token. Expected a token id or text.",
-                param="logit_bias",
-                code="invalid_value",
-            )
-        resolved.update(dict.fromkeys(ids, value))
-    return resolved
-
-
-def _token_id(key: str, num_text_tokens: int) -> int:
-    if len(key) > len(str(num_text_tokens)) or int(key) >= num_text_tokens:
-        raise InvalidRequestError(
-            f"Invalid 'logit_bias': token id {key[:20]} is outside the vocabulary. "
-            f"Expected an id from 0 to {num_text_tokens - 1}.",
-            param="logit_bias",
-            code="invalid_value",
-        )
-    return int(key)
-
-
-class PreparedChat:
-    """A chat that was accepted; `stream` may be called once."""
+class PreparedReply:
+    """A request that was accepted; `stream` may be called once."""
 
     def __init__(
         self,
         service: ChatService,
-        prompt_token_ids: list[int],
+        prompts: Sequence[list[int]],
         sampling_params: SamplingParams,
-        request: ChatRequest,
+        request: ChatRequest | CompletionRequest,
     ) -> None:
-        self._num_prompt_tokens = len(prompt_token_ids)
+        self.num_prompt_tokens = sum(len(prompt) for prompt in prompts)
+        self._n = request.n
         self._choices = [
-            Choice(service.engine, service.tokenizer, prompt_token_ids, params, request.stop)
-            for params in _by_choice(sampling_params, request.n)
+            Choice(service.engine, service.tokenizer, prompt, params, request.stop)
+            for prompt, params in _by_choice(prompts, sampling_params, request.n, service)
         ]
+        is_echo = isinstance(request, CompletionRequest) and request.echo
+        self._leads = [service.tokenizer.decode(prompt) if is_echo else "" for prompt in prompts]
+
+    @property
+    def num_choices(self) -> int:
+        """Over all prompts."""
+        return len(self._choices)
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """The most that all choices together can get."""
+        return sum(choice.max_tokens for choice in self._choices)
 
     @property
     def usage(self) -> ChatUsage:
         """The counts so far; final when the stream has ended."""
         return ChatUsage(
-            prompt_tokens=self._num_prompt_tokens,
+            prompt_tokens=self.num_prompt_tokens,
             completion_tokens=sum(choice.num_tokens for choice in self._choices),
-            cached_tokens=self._choices[0].num_cached_tokens,
+            cached_tokens=sum(choice.num_cached_tokens for choice in self._choices[:: self._n]),
         )
 
     async def stream(self) -> AsyncGenerator[ChatDelta, None]:
@@ -182,15 +176,47 @@ class PreparedChat:
 
         Raises the engine's error if it fails. Closing the generator aborts what still runs.
         """
-        sources = [choice.deltas() for choice in self._choices]
+        sources = [
+            _led_by(self._leads[index // self._n], choice.deltas())
+            for index, choice in enumerate(self._choices)
+        ]
         merged = sources[0] if len(sources) == 1 else _merge(sources)
         async with contextlib.aclosing(merged) as deltas:
             async for delta in deltas:
                 yield delta
 
 
-def _by_choice(params: SamplingParams, n: int) -> list[SamplingParams]:
-    return [msgspec.structs.replace(params, choice_index=index) for index in range(n)]
+def _by_choice(
+    prompts: Sequence[list[int]], params: SamplingParams, n: int, service: ChatService
+) -> list[tuple[list[int], SamplingParams]]:
+    """Prompt and parameters of every choice, in the order of their indices."""
+    limit = service.max_model_len
+    return [
+        (
+            prompt,
+            msgspec.structs.replace(
+                params,
+                choice_index=number * n + i,
+                max_tokens=min(params.max_tokens, limit - len(prompt)),
+            ),
+        )
+        for number, prompt in enumerate(prompts)
+        for i in range(n)
+    ]
+
+
+def _led_by(lead: str, source: AsyncGenerator[ChatDelta, None]) -> AsyncGenerator[ChatDelta, None]:
+    """The source with `lead` before its first text."""
+    return _with_lead(lead, source) if lead else source
+
+
+async def _with_lead(
+    lead: str, source: AsyncGenerator[ChatDelta, None]
+) -> AsyncGenerator[ChatDelta, None]:
+    async with contextlib.aclosing(source) as deltas:
+        async for delta in deltas:
+            yield replace(delta, text=lead + delta.text) if lead else delta
+            lead = ""
 
 
 async def _merge(

@@ -19,11 +19,25 @@ _BREAK = "\n\n"
 
 
 @dataclass(frozen=True)
+class AttachedFile:
+    """A PDF that stands within a message; `chat/files.py` puts its text in its place."""
+
+    at: int
+    """Characters of the message's text before it."""
+    filename: str | None
+    data: bytes
+    param: str
+    """Where the request has it, for messages about it."""
+
+
+@dataclass(frozen=True)
 class ChatMessage:
     """One message of a conversation, its parts already joined."""
 
     role: Role
     text: str
+    files: tuple[AttachedFile, ...] = ()
+    """In the order of their places; none are left when the prompt is rendered."""
 
 
 @dataclass(frozen=True)

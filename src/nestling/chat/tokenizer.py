@@ -91,12 +91,17 @@ class Tokenizer:
         A token that covers a character is at most as long as the longest piece which holds that
         character, so the characters' shares 1/longest add up to at most 1 in every token.
         """
-        least = math.ceil(len(text) / max(self._longest_piece.values(), default=1))
+        least = math.ceil(len(text) / self.max_token_chars)
         if enough is not None and least >= enough:
             return least
         counts = Counter(text.replace(" ", SPACE))
         shares = math.fsum(n / self._longest_piece.get(char, 1) for char, n in counts.items())
         return math.ceil(shares * (1 - 1e-9))
+
+    @property
+    def max_token_chars(self) -> int:
+        """The most characters that one token covers."""
+        return max(self._longest_piece.values(), default=1)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD.

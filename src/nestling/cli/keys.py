@@ -1,15 +1,20 @@
 """`nestling keys`: make, list, disable, enable and delete API keys; works while a server runs."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nestling.accounts.api_keys import ApiKey, KeyStore
+from nestling.accounts.api_keys import KeyStore
+from nestling.accounts.key_records import SCOPES, ApiKey, NewKey, Retention, SpendLimit
+from nestling.accounts.money import NANO_USD, usd
 from nestling.cli.options import AsJson, DataDir
 from nestling.cli.output import print_json, print_table
+from nestling.errors import InvalidRequestError
 from nestling.settings import load_settings
 
 app = typer.Typer(
@@ -22,6 +27,7 @@ KeyName = Annotated[
     str, typer.Argument(metavar="KEY", help="A key's prefix, or its name if unique.")
 ]
 T = TypeVar("T")
+_PERIODS: dict[str, Retention] = {"": "no_reset", "day": "day", "week": "week", "month": "month"}
 
 
 @app.command()
@@ -30,12 +36,27 @@ def create(
     expires_days: Annotated[
         int | None, typer.Option("--expires-days", min=1, help="Days until the key expires.")
     ] = None,
+    management: Annotated[
+        bool, typer.Option("--management", help="For /v1/keys only; it cannot do inference.")
+    ] = False,
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="Allow only this; may be repeated.")
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", metavar="USD[/PERIOD]", help="Such as 5 or 0.50/day.")
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, and nothing else. It is shown only this once."""
-    expires_at = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
-    key, secret = _with_store(data_dir, lambda store: store.create(name, expires_at))
+    new = NewKey(
+        name=name,
+        kind="management" if management else "api",
+        scopes=_read_scopes(scope),
+        limit=None if limit is None else _read_limit(limit),
+        expires_at=datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None,
+    )
+    key, secret = _with_store(data_dir, lambda store: store.create(new))
     if as_json:
         print_json(_describe(key) | {"key": secret})
     else:
@@ -52,7 +73,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     elif not rows:
         typer.echo("No keys yet. Make one: nestling keys create --name NAME")
     else:
-        columns = ("prefix", "name", "state", "created_at", "last_used_at", "expires_at")
+        columns = ("prefix", "name", "kind", "state", "limit", "created_at", "last_used_at")
         print_table(
             [column.removesuffix("_at").replace("_", " ") for column in columns],
             [[row[column] for column in columns] for row in rows],
@@ -77,11 +98,31 @@ def delete(key: KeyName, data_dir: DataDir = None, as_json: AsJson = False) -> N
     _report(_with_store(data_dir, lambda store: store.delete(key)), "deleted", as_json)
 
 
+def _read_scopes(scopes: list[str] | None) -> tuple[str, ...] | None:
+    for scope in scopes or ():
+        if scope not in SCOPES:
+            wanted = ", ".join(SCOPES)
+            raise InvalidRequestError(f"--scope: expected one of {wanted}, but got {scope[:40]!a}")
+    return tuple(dict.fromkeys(scopes)) if scopes else None
+
+
+def _read_limit(text: str) -> SpendLimit:
+    """Return the limit in "USD" or "USD/PERIOD"."""
+    amount, _, period = text.partition("/")
+    match = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", amount)
+    retention = _PERIODS.get(period)
+    if match is None or retention is None:
+        periods = "/day, /week, /month"
+        message = f"--limit: expected dollars, alone or with {periods}, but got {text[:40]!a}"
+        raise InvalidRequestError(message)
+    return SpendLimit(retention, int(Decimal(amount) * NANO_USD))
+
+
 def _report(key: ApiKey, done: str, as_json: bool) -> None:
     if as_json:
         print_json(_describe(key) | {"done": done})
     else:
-        typer.echo(f"{done} {key.prefix} ({key.name})")
+        typer.echo(f"{done} {key.prefix} ({key.name or 'no name'})")
 
 
 def _with_store(data_dir: Any, work: Callable[[KeyStore], Awaitable[T]]) -> T:
@@ -103,8 +144,17 @@ def _describe(key: ApiKey) -> dict[str, Any]:
     return {
         "prefix": key.prefix,
         "name": key.name,
+        "kind": key.kind,
+        "scopes": None if key.scopes is None else list(key.scopes),
+        "limit": key.limit and _limit_text(key.limit),
         "state": "disabled" if key.disabled else "expired" if is_expired else "enabled",
         "created_at": moment(key.created_at),
         "last_used_at": moment(key.last_used_at),
         "expires_at": moment(key.expires_at),
     }
+
+
+def _limit_text(limit: SpendLimit) -> str:
+    """Return a limit as `--limit` takes it."""
+    amount = f"{usd(limit.threshold_nano_usd):.9f}".rstrip("0").rstrip(".")
+    return amount if limit.retention == "no_reset" else f"{amount}/{limit.retention}"

@@ -10,11 +10,15 @@ from typing import Annotated
 import typer
 
 from nestling import __version__
+from nestling.accounts.accounts import Accounts
 from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.data_dir import ServerLock, prepare_data_dir
+from nestling.accounts.key_records import NewKey
+from nestling.accounts.money import Prices
 from nestling.api.app import create_app
 from nestling.api.server import run
 from nestling.api.server import serve as serve_app
+from nestling.chat.files import FileLimits
 from nestling.chat.service import ChatService, ModelIdentity, end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Model, Threads
 from nestling.engine.config import EngineConfig
@@ -62,17 +66,29 @@ async def _serve(settings: Settings) -> None:
         starting = asyncio.create_task(engine.start())
         stack.push_async_callback(engine.stop)
         tokenizer = await asyncio.to_thread(open_tokenizer, checkpoint)
-        keys = await KeyStore.open(settings.data_dir)
-        stack.push_async_callback(keys.close)
+        prices = Prices.per_million(
+            settings.usd_per_million_prompt_tokens, settings.usd_per_million_completion_tokens
+        )
+        accounts = await Accounts.open(settings.data_dir, prices)
+        stack.push_async_callback(accounts.close)
         await starting
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
-        chat = ChatService(engine, tokenizer, identify(entry, checkpoint))
-        first_key = None if await keys.list() else (await keys.create(FIRST_KEY_NAME))[1]
-        app = create_app(chat, keys, settings, engine.health)
+        files = FileLimits(settings.max_file_pages, settings.file_timeout_s)
+        chat = ChatService(engine, tokenizer, identify(entry, checkpoint), files)
+        first_key = await _first_key(accounts.keys)
+        app = create_app(chat, accounts, settings, engine.health)
         await serve_app(
             app, settings, lambda url: typer.echo(banner(url, entry, settings, first_key))
         )
+
+
+async def _first_key(keys: KeyStore) -> str | None:
+    """Make a key if there is none yet."""
+    if await keys.list():
+        return None
+    _, secret = await keys.create(NewKey(name=FIRST_KEY_NAME))
+    return secret
 
 
 def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:

@@ -1,0 +1,234 @@
+"""What the HTTP server itself costs: the whole web process around a model that answers at once.
+
+Run: `python benchmarks/server_overhead.py [--keys N] [--json]`. A child process serves, with real
+keys and a real ledger in a temporary folder; this process is the load. Prints latencies at a fixed
+rate over 64 connections (counted from when a request was due, so that queueing shows), requests per
+second and per second of the server's CPU time in a closed loop, and frames per second of 500
+streams.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from nestling.accounts.accounts import Accounts
+from nestling.accounts.key_records import NewKey
+from nestling.accounts.money import Prices
+from nestling.api.app import create_app
+from nestling.api.server import serve
+from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionRequest
+from nestling.log import configure_logging
+from nestling.settings import Settings
+
+NUM_CONNECTIONS = 64
+RATE_PER_S = 400
+DURATION_S = 8.0
+NUM_STREAMS = 500
+FRAMES_PER_STREAM = 400
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class InstantChat:
+    """Answers every request at once; streams give up the loop between deltas, as an engine does."""
+
+    model_id = "instant"
+    aliases = ("google/gemma-3n-e4b-it",)
+    max_model_len = 32768
+    system_fingerprint = "fp_000000000000"
+
+    async def prepare(self, request: ChatRequest | CompletionRequest) -> "InstantReply":
+        """Accept anything."""
+        return InstantReply(request)
+
+
+class InstantReply:
+    """As many deltas as the request allows tokens."""
+
+    num_choices = 1
+    num_prompt_tokens = 10
+
+    def __init__(self, request: ChatRequest | CompletionRequest) -> None:
+        self.max_completion_tokens = request.max_tokens or 1
+        self.usage = ChatUsage(10, self.max_completion_tokens, 0)
+
+    async def stream(self) -> AsyncGenerator[ChatDelta, None]:
+        """Yield the deltas."""
+        for _ in range(self.max_completion_tokens - 1):
+            await asyncio.sleep(0)
+            yield ChatDelta(0, " word")
+        yield ChatDelta(0, " word", "length")
+
+
+async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
+    """Serve until killed; sends the URL and one key."""
+    configure_logging("error", "json")
+    settings = Settings(
+        data_dir=folder, port=0, requests_per_minute=10**9, tokens_per_minute=10**12
+    )
+    accounts = await Accounts.open(folder, Prices.per_million(0.02, 0.04))
+    secret = ""
+    for _ in range(num_keys):
+        _, secret = await accounts.keys.create(NewKey(name="load"))
+    app = create_app(InstantChat(), accounts, settings, health=lambda: asyncio.sleep(0))
+    await serve(app, settings, lambda url: pipe.send((url, secret)))
+
+
+def run_child(folder: Path, num_keys: int, pipe: Connection) -> None:
+    """The child's main function."""
+    import uvloop
+
+    uvloop.run(serve_child(folder, num_keys, pipe))
+
+
+def request_bytes(secret: str, **fields: object) -> bytes:
+    """One whole HTTP request."""
+    body = {"model": "instant", "messages": [{"role": "user", "content": "Hello!"}], **fields}
+    content = json.dumps(body).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: application/json\r\n"
+        f"Authorization: Bearer {secret}\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+class Load:
+    """Connections that send one prepared request again and again."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._port = port
+        self.request = request
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self._port)
+
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send one request and read its answer, which must be a 201 with a length."""
+        writer.write(self.request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 201"):
+            raise RuntimeError(f"expected a 201, but got {head!r}")
+        at = head.index(b"content-length: ") + 16
+        await reader.readexactly(int(head[at : head.index(b"\r\n", at)]))
+
+
+async def latencies_ms(load: Load) -> list[float]:
+    """Latency of each request, from when it was due."""
+    found: list[float] = []
+    begin = time.perf_counter() + 0.5
+
+    async def connection(first: int) -> None:
+        reader, writer = await load.open()
+        for number in range(first, int(RATE_PER_S * DURATION_S), NUM_CONNECTIONS):
+            due = begin + number / RATE_PER_S
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            await load.exchange(reader, writer)
+            found.append((time.perf_counter() - due) * 1000)
+        writer.close()
+
+    await asyncio.gather(*(connection(i) for i in range(NUM_CONNECTIONS)))
+    return found
+
+
+async def closed_loop(load: Load) -> int:
+    """Number of requests that were answered in `DURATION_S` with all connections busy."""
+    end = time.perf_counter() + DURATION_S
+    count = 0
+
+    async def connection() -> None:
+        nonlocal count
+        reader, writer = await load.open()
+        while time.perf_counter() < end:
+            await load.exchange(reader, writer)
+            count += 1
+        writer.close()
+
+    await asyncio.gather(*(connection() for _ in range(NUM_CONNECTIONS)))
+    return count
+
+
+async def streams(load: Load) -> tuple[int, float]:
+    """Frames that arrived on `NUM_STREAMS` streams at once, and the seconds that took."""
+    ends = [await load.open() for _ in range(NUM_STREAMS)]
+    begin = time.perf_counter()
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        writer.write(load.request)
+        count, tail = 0, b""
+        while not tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+            chunk = await reader.read(1 << 18)
+            if not chunk:
+                raise RuntimeError("a stream broke off")
+            count += chunk.count(b"data: {")
+            tail = (tail + chunk)[-64:]
+        writer.close()
+        return count
+
+    counts = await asyncio.gather(*(stream(*end) for end in ends))
+    return sum(counts), time.perf_counter() - begin
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
+
+
+async def measure(port: int, secret: str, pid: int) -> dict[str, float]:
+    """All figures."""
+    whole = Load(port, request_bytes(secret, max_tokens=1))
+    await closed_loop(whole)  # warm up
+    at_rate = sorted(await latencies_ms(whole))
+    begin = cpu_s(pid)
+    count = await closed_loop(whole)
+    used = cpu_s(pid) - begin
+    streamed = Load(port, request_bytes(secret, max_tokens=FRAMES_PER_STREAM, stream=True))
+    stream_begin = cpu_s(pid)
+    frames, seconds = await streams(streamed)
+    stream_used = cpu_s(pid) - stream_begin
+    return {
+        "p50_ms": statistics.median(at_rate),
+        "p99_ms": at_rate[int(len(at_rate) * 0.99)],
+        "requests_per_s": count / DURATION_S,
+        "requests_per_cpu_s": count / used,
+        "frames_per_s": frames / seconds,
+        "frames_per_cpu_s": frames / stream_used,
+    }
+
+
+def main() -> None:
+    """Start the server, measure, print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--keys", type=int, default=1, help="API keys in the database")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        child = context.Process(target=run_child, args=(Path(folder), arguments.keys, there))
+        child.start()
+        url, secret = here.recv()
+        import uvloop
+
+        port = int(url.rsplit(":", 1)[1])
+        figures = uvloop.run(measure(port, secret, child.pid or 0))
+        child.terminate()
+        child.join()
+    if arguments.json:
+        print(json.dumps(figures | {"keys": arguments.keys}))
+        return
+    print(f"keys in the database: {arguments.keys}")
+    for name, value in figures.items():
+        print(f"{name:20} {value:12,.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What the ledger is told about a request, and the operations its writer carries out."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What is known when a request begins."""
+
+    inference_id: str
+    request_id: str
+    client_request_id: str | None
+    key_id: str
+    key_prefix: str
+    endpoint: str
+    model: str
+    origin: Literal["api", "playground"]
+    is_streamed: bool
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request came to. One that did not succeed costs nothing."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    ttft_ms: float | None = None
+    duration_ms: float = 0.0
+    succeeded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Hold `nano_usd` of the key's limit for a request."""
+
+    inference: Inference
+    nano_usd: int
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Write a request's row, and let go of its reservation if it has one."""
+
+    inference: Inference
+    charge: Charge
+    nano_usd: int
+    is_reserved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Say whether the key is within its limit; with None just say that all before is written."""
+
+    key_id: str | None
+    done: asyncio.Future[None]
+
+
+Operation = Reserve | Settle | Check

@@ -1,0 +1,127 @@
+"""The body of POST /v1/completions: OpenAI's text completion over this model.
+
+The sampling fields are those of chat; see `schemas.py`. docs/api.md explains each row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nestling.api.fields import (
+    Boolean,
+    Integer,
+    Object,
+    Text,
+    invalid,
+    missing,
+    not_supported,
+    read_array,
+    wrong_type,
+)
+from nestling.api.schemas import (
+    FIELDS,
+    NEUTRAL_FIELDS,
+    InferenceBody,
+    Reader,
+    check_model,
+    read_fields,
+    read_include_usage,
+    read_sampling,
+    refuse_unsupported,
+)
+from nestling.chat.request import CompletionRequest
+
+MAX_CHOICES = 32
+"""Prompts times `n`."""
+MAX_LOGPROBS = 5
+
+COMPLETION_FIELDS: Mapping[str, Reader] = {
+    "max_tokens": Integer(1, floors=True),
+    "stream": Boolean(),
+    "stream_options": Object(),
+    "echo": Boolean(),
+    "logprobs": Integer(0, MAX_LOGPROBS),
+    "best_of": Integer(1, 8),
+    "suffix": Text(),
+    "user": Text(),
+    "metadata": Object(),
+}
+"""Fields whose meaning differs from chat's or that chat does not have."""
+
+COMPLETION_NEUTRAL_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    name: values for name, values in NEUTRAL_FIELDS.items() if name not in COMPLETION_FIELDS
+}
+KNOWN_COMPLETION_FIELDS = frozenset(
+    {
+        *FIELDS,
+        *COMPLETION_FIELDS,
+        *COMPLETION_NEUTRAL_FIELDS,
+        *("model", "prompt", "top_k", "stop", "logit_bias"),
+    }
+)
+
+
+def read_completion_body(raw: Mapping[str, Any], model_names: tuple[str, ...]) -> InferenceBody:
+    """Validate the whole body; raises `InvalidRequestError` for the first field that is wrong."""
+    given = {name: value for name, value in raw.items() if value is not None}
+    check_model(given.get("model"), model_names)
+    prompts = _read_prompts(given.get("prompt"))
+    refuse_unsupported(given, COMPLETION_NEUTRAL_FIELDS)
+    values = read_fields(given, COMPLETION_FIELDS)
+    sampling = read_sampling(given)
+    _check_together(values, sampling.get("n", 1), len(prompts))
+    request = CompletionRequest(
+        prompts=prompts,
+        echo=values.get("echo", False),
+        max_tokens=values.get("max_tokens"),
+        logprobs="logprobs" in values,
+        top_logprobs=values.get("logprobs", 0),
+        **sampling,
+    )
+    return InferenceBody(
+        request=request,
+        stream=values.get("stream", False),
+        include_usage=read_include_usage(values.get("stream_options")),
+        unknown=tuple(name for name in given if name not in KNOWN_COMPLETION_FIELDS),
+    )
+
+
+def _check_together(values: Mapping[str, Any], n: int, num_prompts: int) -> None:
+    """Raise for fields that are good alone and not beside each other."""
+    if values.get("echo") and "logprobs" in values:
+        raise not_supported("logprobs", " together with 'echo'")
+    if values.get("best_of", n) != n:
+        raise not_supported("best_of", f" (accepted and without effect: the value of 'n', {n})")
+    if values.get("suffix"):
+        raise not_supported("suffix", " (accepted and without effect: an empty string)")
+    if num_prompts * n > MAX_CHOICES:
+        message = f"Invalid 'n': too many choices. Expected prompts times n <= {MAX_CHOICES}, but "
+        raise invalid(f"{message}got {num_prompts} * {n} instead.", "n", "integer_above_max_value")
+
+
+def _read_prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
+    """Return the prompts: one text, one list of token ids, or an array of either."""
+    if value is None:
+        raise missing("prompt")
+    if isinstance(value, str):
+        return (value,)
+    items = read_array("prompt", value)
+    if not items:
+        message = "Invalid 'prompt': empty array. Expected an array with minimum length 1, but got "
+        raise invalid(f"{message}an empty array instead.", "prompt", "empty_array")
+    if not isinstance(items[0], (str, list)):
+        return (_read_ids("prompt", items),)
+    read_array("prompt", value, maximum=MAX_CHOICES)
+    return tuple(_read_prompt(f"prompt[{i}]", item) for i, item in enumerate(items))
+
+
+def _read_prompt(name: str, value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return _read_ids(name, value)
+    raise wrong_type(name, "a string or an array of token ids", value)
+
+
+def _read_ids(name: str, items: list[Any]) -> tuple[int, ...]:
+    token_id = Integer(0)
+    return tuple(token_id.read(f"{name}[{i}]", item) for i, item in enumerate(items))

@@ -1,0 +1,96 @@
+"""The wire format of POST /v1/completions: OpenAI's text completion, whole or streamed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nestling.api.bodies import CollectedChoice, Collector, FrameEncoder, ReplyIdentity
+from nestling.api.chat import model_names
+from nestling.api.completion_schemas import read_completion_body
+from nestling.api.schemas import InferenceBody
+from nestling.chat.request import ChatDelta, ChatModel, TokenLogprob
+
+
+class CompletionFormat:
+    """Prompts in, `text_completion` out."""
+
+    path = "/v1/completions"
+
+    def __init__(self, chat: ChatModel) -> None:
+        self._names = model_names(chat)
+
+    def read(self, raw: Mapping[str, Any]) -> InferenceBody:
+        """Validate a body; raises `InvalidRequestError`."""
+        return read_completion_body(raw, self._names)
+
+    def collector(
+        self, identity: ReplyIdentity, body: InferenceBody, num_choices: int
+    ) -> "TextCollector":
+        """Return what builds the whole `text_completion`."""
+        return TextCollector(identity, num_choices, logprobs=body.request.logprobs)
+
+    def encoder(self, identity: ReplyIdentity, body: InferenceBody) -> "TextEncoder":
+        """Return what builds the frames."""
+        return TextEncoder(identity, include_usage=body.include_usage)
+
+
+def text_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    """Return the `logprobs` object of a text choice; `offset` is that of its first token."""
+    offsets = []
+    for item in logprobs:
+        offsets.append(offset)
+        offset += len(item.chosen.token)
+    return {
+        "tokens": [item.chosen.token for item in logprobs],
+        "token_logprobs": [max(item.chosen.logprob, -9999.0) for item in logprobs],
+        "top_logprobs": [
+            {other.token: max(other.logprob, -9999.0) for other in item.top} for item in logprobs
+        ],
+        "text_offset": offsets,
+    }
+
+
+class TextCollector(Collector):
+    """Makes a `text_completion`."""
+
+    object_name = "text_completion"
+
+    def choice_body(self, choice: CollectedChoice, *, logprobs: bool) -> dict[str, Any]:
+        """Return the text and the logprobs."""
+        return {
+            "text": choice.text,
+            "logprobs": text_logprobs(choice.logprobs, 0) if logprobs else None,
+        }
+
+
+class TextEncoder(FrameEncoder):
+    """Makes the frames of a streamed text; they are `text_completion` objects too."""
+
+    object_name = "text_completion"
+
+    def __init__(self, identity: ReplyIdentity, *, include_usage: bool) -> None:
+        super().__init__(identity, include_usage=include_usage)
+        self._offsets: dict[int, int] = {}
+        """Characters of tokens sent so far, by choice."""
+
+    def opening(self, num_choices: int) -> bytes:  # noqa: ARG002 - chat needs it
+        """Return nothing: a text has no role to announce."""
+        return b""
+
+    def delta(self, delta: ChatDelta) -> bytes:
+        """Return the frame of a delta."""
+        return self.frame(
+            {
+                "index": delta.choice_index,
+                "text": delta.text,
+                "logprobs": self._logprobs(delta),
+                "finish_reason": delta.finish_reason,
+            }
+        )
+
+    def _logprobs(self, delta: ChatDelta) -> dict[str, Any] | None:
+        if not delta.logprobs:
+            return None
+        offset = self._offsets.get(delta.choice_index, 0)
+        num_characters = sum(len(item.chosen.token) for item in delta.logprobs)
+        self._offsets[delta.choice_index] = offset + num_characters
+        return text_logprobs(delta.logprobs, offset)

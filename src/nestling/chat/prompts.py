@@ -1,0 +1,90 @@
+"""What a request says, as token ids: prompts that fit the context, biases by token. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from nestling.chat.template import ChatMessage, render_prompt
+from nestling.chat.tokenizer import Tokenizer
+from nestling.errors import ContextLengthExceededError, InvalidRequestError
+
+
+def chat_prompt(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: int) -> list[int]:
+    """The conversation's prompt; raises ContextLengthExceededError, long texts at little cost."""
+    least = sum(tokenizer.min_tokens(message.text.strip(), limit) for message in messages)
+    if least >= limit:
+        raise too_long(f"at least {least}", limit, "messages")
+    prompt = render_prompt(messages, tokenizer)
+    if len(prompt) >= limit:
+        raise too_long(str(len(prompt)), limit, "messages")
+    return prompt
+
+
+def text_prompt(
+    name: str, prompt: str | tuple[int, ...], tokenizer: Tokenizer, limit: int
+) -> list[int]:
+    """A text or token ids after the begin token, which is not doubled; raises like chat_prompt."""
+    if isinstance(prompt, str):
+        least = tokenizer.min_tokens(prompt, limit)
+        if least >= limit:
+            raise too_long(f"at least {least}", limit, name)
+        try:
+            ids = tokenizer.encode(prompt)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{name}: {error.message}", param=name) from error
+    else:
+        ids = list(prompt)
+        _check_ids(name, ids, tokenizer.num_text_tokens)
+    if ids[:1] != [tokenizer.bos_token_id]:
+        ids = [tokenizer.bos_token_id, *ids]
+    if len(ids) >= limit:
+        raise too_long(str(len(ids)), limit, name)
+    return ids
+
+
+def _check_ids(name: str, ids: Sequence[int], num_text_tokens: int) -> None:
+    for place, token_id in enumerate(ids):
+        if not 0 <= token_id < num_text_tokens:
+            raise InvalidRequestError(
+                f"Invalid '{name}[{place}]': token id {token_id} is outside the vocabulary. "
+                f"Expected an id from 0 to {num_text_tokens - 1}.",
+                param=f"{name}[{place}]",
+                code="invalid_value",
+            )
+
+
+def too_long(num_prompt_tokens: str, limit: int, param: str) -> ContextLengthExceededError:
+    """The refusal of a prompt that leaves no room for an answer."""
+    what = "the messages have" if param == "messages" else f"'{param}' has"
+    return ContextLengthExceededError(
+        f"This model's context holds {limit} tokens, one of them for the answer at least, but "
+        f"{what} {num_prompt_tokens} tokens. Please shorten the {param.partition('[')[0]}.",
+        param=param,
+    )
+
+
+def resolve_logit_bias(bias: Mapping[str, float], tokenizer: Tokenizer) -> dict[int, float]:
+    """Biases by token id. A key of digits is an id, other text biases each of its tokens."""
+    resolved: dict[int, float] = {}
+    for key, value in bias.items():
+        if key.isascii() and key.isdecimal():
+            ids: Sequence[int] = [_token_id(key, tokenizer.num_text_tokens)]
+        else:
+            ids = tokenizer.encode(key)
+        if not ids:
+            raise InvalidRequestError(
+                "Invalid 'logit_bias': an empty key names no token. Expected a token id or text.",
+                param="logit_bias",
+                code="invalid_value",
+            )
+        resolved.update(dict.fromkeys(ids, value))
+    return resolved
+
+
+def _token_id(key: str, num_text_tokens: int) -> int:
+    if len(key) > len(str(num_text_tokens)) or int(key) >= num_text_tokens:
+        raise InvalidRequestError(
+            f"Invalid 'logit_bias': token id {key[:20]} is outside the vocabulary. "
+            f"Expected an id from 0 to {num_text_tokens - 1}.",
+            param="logit_bias",
+            code="invalid_value",
+        )
+    return int(key)
