@@ -29,6 +29,7 @@ from nestling.chat.request import (
     CompletionRequest,
     TokenLogprob,
 )
+from nestling.engine.messages import Stats
 from nestling.errors import NestlingError
 from nestling.log import configure_logging
 from nestling.settings import Settings
@@ -119,8 +120,9 @@ class FakePrepared:
         return (TokenLogprob(token, (token, low)[: self._request.top_logprobs]),)
 
 
-async def healthy() -> None:
+async def healthy() -> Stats:
     """An engine that is well."""
+    return Stats(0, *range(1, 9))
 
 
 @pytest.fixture(autouse=True)

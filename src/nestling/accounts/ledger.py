@@ -8,9 +8,19 @@ start with the tokens noted last.
 
 import asyncio
 from collections import deque
+from typing import Any
 
 from nestling.accounts.key_records import ApiKey
-from nestling.accounts.ledger_records import Charge, Check, Inference, Operation, Reserve, Settle
+from nestling.accounts.ledger_records import (
+    Ask,
+    Charge,
+    Check,
+    Inference,
+    Operation,
+    Reserve,
+    Result,
+    Settle,
+)
 from nestling.accounts.ledger_writer import LedgerWriter
 from nestling.accounts.money import Prices
 from nestling.errors import NestlingError, UsageUnavailableError
@@ -89,6 +99,12 @@ class Ledger:
         self.put(Check(key_id, done))
         await done
 
+    async def used(self, key_id: str) -> int:
+        """Return what is spent and reserved in the present window of the key's limit, nano-USD."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.put(Ask(key_id, done))
+        return await done
+
     async def flush(self) -> None:
         """Wait until everything settled so far is written."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -157,7 +173,7 @@ class Ledger:
                 self._hand_over(operation, result)
         return True
 
-    def _hand_over(self, operation: Reserve | Check, result: NestlingError | None) -> None:
+    def _hand_over(self, operation: Reserve | Check | Ask, result: Result) -> None:
         """Tell the waiting request; if it has gone, take its reservation back."""
         is_gone = operation.done.cancelled()
         _resolve(operation.done, result)
@@ -165,10 +181,10 @@ class Ledger:
             Meter(self, operation.inference, operation.nano_usd).settle(Charge())
 
 
-def _resolve(done: asyncio.Future[None], error: NestlingError | None) -> None:
+def _resolve(done: asyncio.Future[Any], result: Result) -> None:
     if done.done():
         return
-    if error is None:
-        done.set_result(None)
+    if isinstance(result, NestlingError):
+        done.set_exception(result)
     else:
-        done.set_exception(error)
+        done.set_result(result)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from nestling.errors import NestlingError
+
 
 @dataclass(frozen=True, slots=True)
 class Inference:
@@ -61,4 +63,14 @@ class Check:
     done: asyncio.Future[None]
 
 
-Operation = Reserve | Settle | Check
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Tell what is spent and reserved in the present window of the key's limit, in nano-USD."""
+
+    key_id: str
+    done: asyncio.Future[int]
+
+
+Operation = Reserve | Settle | Check | Ask
+Result = NestlingError | int | None
+"""Of one operation: why it was refused, or what was asked, or that it was done."""

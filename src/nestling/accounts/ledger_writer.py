@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from nestling.accounts.api_keys import limit_of
 from nestling.accounts.key_records import SpendLimit
-from nestling.accounts.ledger_records import Check, Operation, Reserve, Settle
+from nestling.accounts.ledger_records import Ask, Check, Operation, Reserve, Result, Settle
 from nestling.accounts.money import Prices
 from nestling.accounts.tables import (
     api_key_table,
@@ -42,14 +42,12 @@ class LedgerWriter:
         """Close the connection."""
         self._engine.dispose()
 
-    def write(
-        self, batch: Sequence[Operation], notes: dict[str, tuple[int, int]]
-    ) -> list[NestlingError | None]:
-        """Carry out a batch, all of it or nothing; returns the refusal of each operation, if any.
+    def write(self, batch: Sequence[Operation], notes: dict[str, tuple[int, int]]) -> list[Result]:
+        """Carry out a batch, all of it or nothing; returns the result of each operation.
 
         Raises `SQLAlchemyError` if the database cannot be written.
         """
-        results: list[NestlingError | None] = []
+        results: list[Result] = []
         settles: list[Settle] = []
         with self._engine.begin() as connection:
             for operation in batch:
@@ -79,20 +77,33 @@ class LedgerWriter:
             connection.execute(delete(reservation_table))
         return len(left)
 
-    def _decide(self, connection: Connection, operation: Reserve | Check) -> NestlingError | None:
+    def _decide(self, connection: Connection, operation: Reserve | Check | Ask) -> Result:
         if isinstance(operation, Reserve):
-            inference = operation.inference
-            refusal = _refusal(
-                connection, inference.key_id, operation.nano_usd, inference.started_at
-            )
-            if refusal is None:
-                values = asdict(inference) | {"nano_usd": operation.nano_usd}
-                values |= {"prompt_tokens": 0, "completion_tokens": 0}
-                connection.execute(insert(reservation_table).values(values))
-            return refusal
+            return _reserve(connection, operation)
+        if isinstance(operation, Ask):
+            return _used(connection, operation.key_id, self._now())
         if operation.key_id is None:
             return None
         return _refusal(connection, operation.key_id, 0, self._now())
+
+
+def _reserve(connection: Connection, operation: Reserve) -> NestlingError | None:
+    inference = operation.inference
+    refusal = _refusal(connection, inference.key_id, operation.nano_usd, inference.started_at)
+    if refusal is None:
+        values = asdict(inference) | {"nano_usd": operation.nano_usd}
+        values |= {"prompt_tokens": 0, "completion_tokens": 0}
+        connection.execute(insert(reservation_table).values(values))
+    return refusal
+
+
+def _used(connection: Connection, key_id: str, at: datetime) -> int:
+    row = connection.execute(select(api_key_table).where(api_key_table.c.key_id == key_id)).first()
+    limit = None if row is None else limit_of(row)
+    if limit is None:
+        return 0
+    held = _reserved(connection, key_id, limit, at)
+    return _spent(connection, key_id, limit, at) + held
 
 
 def _refusal(

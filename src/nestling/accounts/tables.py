@@ -27,6 +27,11 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+def moment_of(count: int) -> datetime:
+    """Return the UTC time of so many microseconds since 1970."""
+    return _EPOCH + count * _MICROSECOND
+
+
 class Timestamp(TypeDecorator[datetime]):
     """An aware datetime, stored as microseconds since 1970 UTC."""
 
@@ -39,7 +44,7 @@ class Timestamp(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """From the database."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else moment_of(value)
 
 
 api_key_table = Table(

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from nestling.accounts.key_records import SpendLimit
 from nestling.accounts.ledger import Ledger
 from nestling.accounts.ledger_writer import day_of
-from nestling.accounts.tables import key_spend_table, usage_table
+from nestling.accounts.tables import key_spend_table, microseconds, moment_of, usage_table
 from nestling.errors import StoreError
 
 _u = usage_table.c
@@ -78,6 +78,11 @@ class UsageRow:
     request_id: str
     inference_id: str
     client_request_id: str | None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among all rows, newest first."""
+        return microseconds(self.started_at), self.usage_id
 
 
 class UsageReports:
@@ -148,18 +153,17 @@ class UsageReports:
         *,
         start: datetime | None,
         end: datetime | None,
-        before: tuple[datetime, int] | None,
+        before: tuple[int, int] | None,
         limit: int,
     ) -> list[UsageRow]:
-        """Return charged requests, newest first; `before` is the (started_at, usage_id) of a row
-        after which to go on."""
+        """Return charged requests, newest first; `before` is the place of the last one seen."""
         wanted: list[ColumnElement[bool]] = [_u.key_id == key_id, _u.succeeded]
         if start is not None:
             wanted.append(_u.started_at >= start)
         if end is not None:
             wanted.append(_u.started_at < end)
         if before is not None:
-            moment, usage_id = before
+            moment, usage_id = moment_of(before[0]), before[1]
             same = (_u.started_at == moment) & (_u.usage_id < usage_id)
             wanted.append(or_(_u.started_at < moment, same))
         newest = select(usage_table).where(*wanted)
@@ -175,14 +179,6 @@ class UsageReports:
         rows = await self._read(sums.where(spend.day >= first).group_by(spend.key_id))
         found: Mapping[str, int] = {row.key_id: row.nano_usd for row in rows}
         return {key_id: found.get(key_id, 0) for key_id in wanted}
-
-    async def spent(self, key_id: str, limit: SpendLimit) -> int:
-        """Return what the key has spent in the limit's present window, in nano-USD."""
-        first = day_of(limit.window_start(self._now()))
-        spend = key_spend_table.c
-        total = select(func.coalesce(func.sum(spend.nano_usd), 0))
-        (row,) = await self._read(total.where(spend.key_id == key_id, spend.day >= first))
-        return int(row[0])
 
     async def _read(self, statement: Any) -> Sequence[Row[Any]]:
         await self._ledger.flush()

@@ -1,6 +1,6 @@
 """Puts the HTTP side together: routes with their access classes, and the layers around them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import replace
 
 from starlette.applications import Starlette
@@ -12,22 +12,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.rate_limits import RateLimiter
+from nestling.api.answers import send_body
 from nestling.api.auth import Access, Gate, Handler, route
-from nestling.api.chat import ChatFormat
+from nestling.api.billing import BillingEndpoint
+from nestling.api.chat import ChatFormat, model_names
 from nestling.api.completions import CompletionFormat
-from nestling.api.context import RequestContextMiddleware, send_body, send_error
+from nestling.api.context import RequestContextMiddleware, send_error
 from nestling.api.errors import http_error
 from nestling.api.inference import InferenceEndpoint
+from nestling.api.keys import KeysEndpoint
+from nestling.api.latency import LatencyWindow
 from nestling.api.lifecycle import Lifecycle
+from nestling.api.metrics import Health, Metrics
 from nestling.api.models import ModelsEndpoint
 from nestling.api.origins import CorsMiddleware, HostMiddleware, is_loopback
 from nestling.api.services import Services
+from nestling.api.usage import UsageEndpoint
 from nestling.chat.request import ChatModel
 from nestling.errors import EngineError, ServerShutdownError
 from nestling.settings import Settings
-
-Health = Callable[[], Awaitable[object]]
-"""Returns if the engine is well; raises the `NestlingError` that fits if not."""
 
 _OK = b'{"status":"ok"}'
 
@@ -43,12 +46,14 @@ def create_app(
         lifecycle=Lifecycle(),
         requests=RateLimiter(settings.requests_per_minute),
         tokens=RateLimiter(settings.tokens_per_minute),
+        metrics=Metrics(chat, health),
+        latency=LatencyWindow(model_names(chat)),
     )
     app = Starlette(
         routes=_routes(services, health),
         middleware=[
             Middleware(CorsMiddleware, settings),
-            Middleware(RequestContextMiddleware),
+            Middleware(RequestContextMiddleware, services.metrics),
             Middleware(HostMiddleware, settings),
         ],
         exception_handlers={HTTPException: _on_http_exception},  # type: ignore[dict-item]
@@ -62,19 +67,49 @@ def _routes(services: Services, health: Health) -> list[Route]:
     gate = Gate(services.accounts.keys, is_local=is_loopback(services.settings.host))
     chat = InferenceEndpoint(services, ChatFormat(services.chat, services.settings))
     completions = InferenceEndpoint(services, CompletionFormat(services.chat))
-    models = ModelsEndpoint(services.chat)
+    models = ModelsEndpoint(services.chat, services.settings)
 
-    def at(path: str, method: str, handler: Handler, access: Access) -> list[Route]:
-        """With and without /v1: clients are configured with either base URL."""
-        return [route(p, method, handler, access, gate) for p in (f"/v1{path}", path)]
+    keys = KeysEndpoint(services.accounts, services.settings)
+    usage = UsageEndpoint(services.accounts)
+    billing = BillingEndpoint(services.accounts)
 
+    def at(path: str, handlers: Mapping[str, Handler], access: Access) -> Route:
+        return route(path, handlers, access, gate)
+
+    one_key = {
+        "GET": keys.one,
+        "PATCH": keys.change,
+        "PUT": keys.change,
+        "DELETE": keys.delete,
+    }
+    both = [  # clients are configured with either base URL
+        at(f"{base}{path}", handlers, access)
+        for path, handlers, access in (
+            ("/chat/completions", {"POST": chat}, Access.INFERENCE),
+            ("/completions", {"POST": completions}, Access.INFERENCE),
+            ("/models", {"GET": models.list}, Access.PUBLIC),
+            ("/models/{model_id:path}", {"GET": models.one}, Access.PUBLIC),
+        )
+        for base in ("/v1", "")
+    ]
     return [
-        *at("/chat/completions", "POST", chat, Access.INFERENCE),
-        *at("/completions", "POST", completions, Access.INFERENCE),
-        *at("/models", "GET", models.list, Access.PUBLIC),
-        *at("/models/{model_id:path}", "GET", models.one, Access.PUBLIC),
-        route("/livez", "GET", _livez, Access.PUBLIC, gate),
-        route("/readyz", "GET", _readyz(services.lifecycle, health), Access.PUBLIC, gate),
+        at("/models/metrics", {"GET": services.latency.endpoint}, Access.PUBLIC),
+        *both,
+        at("/v1/key", {"GET": keys.mine}, Access.ANY_KEY),
+        at("/v1/keys", {"GET": keys.list, "POST": keys.create}, Access.MANAGEMENT),
+        at("/v1/keys/{prefix}", one_key, Access.MANAGEMENT),
+        at("/v2/usage", {"GET": usage.totals}, Access.ANY_KEY),
+        at("/v2/usage/detail", {"GET": usage.detail}, Access.ANY_KEY),
+        at("/v2/logs", {"GET": usage.logs}, Access.ANY_KEY),
+        at("/v1/billing/balance", {"GET": billing.balance}, Access.ANY_KEY),
+        at("/v2/billing", {"GET": billing.current}, Access.ANY_KEY),
+        at("/v2/billing/detail", {"GET": billing.detail}, Access.ANY_KEY),
+        at("/v2/billing/transactions", {"GET": billing.transactions}, Access.ANY_KEY),
+        at("/api/v1/models", {"GET": models.list}, Access.PUBLIC),
+        at("/model/{model_id:path}", {"GET": models.wrapped}, Access.PUBLIC),
+        at("/metrics", {"GET": services.metrics.endpoint}, Access.OPERATOR),
+        at("/livez", {"GET": _livez}, Access.PUBLIC),
+        at("/readyz", {"GET": _readyz(services.lifecycle, health)}, Access.PUBLIC),
     ]
 
 

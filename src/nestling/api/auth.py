@@ -5,7 +5,7 @@ wrong in it ends the request.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.key_records import ApiKey, require_scope
+from nestling.api.context import request_context
 from nestling.errors import AuthenticationError, PermissionDeniedError
 
 MAX_KEY_LENGTH = 256
@@ -66,22 +67,28 @@ class Gate:
 
 
 class GuardedEndpoint:
-    """An ASGI endpoint behind its access class."""
+    """An ASGI endpoint behind its access class; one handler a method."""
 
-    def __init__(self, handler: Handler, access: Access, gate: Gate) -> None:
-        self.handler = handler
+    def __init__(
+        self, path: str, handlers: Mapping[str, Handler], access: Access, gate: Gate
+    ) -> None:
+        self.path = path
+        self.handlers = handlers
         self.access = access
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Authenticate, then serve."""
+        """Authenticate, then serve. HEAD is a GET whose body the server does not send."""
+        request_context(scope).route = self.path
         await self._gate.admit(scope, self.access)
-        await self.handler(scope, receive, send)
+        method = scope["method"] if scope["method"] in self.handlers else "GET"
+        await self.handlers[method](scope, receive, send)
 
 
-def route(path: str, method: str, handler: Handler, access: Access, gate: Gate) -> Route:
-    """Return the only kind of route this server has."""
-    return Route(path, GuardedEndpoint(handler, access, gate), methods=[method], name=path)
+def route(path: str, handlers: Mapping[str, Handler], access: Access, gate: Gate) -> Route:
+    """Return the only kind of route this server has; `handlers` are by method."""
+    endpoint = GuardedEndpoint(path, handlers, access, gate)
+    return Route(path, endpoint, methods=list(handlers), name=path)
 
 
 def bearer_secret(headers: list[tuple[bytes, bytes]]) -> str:

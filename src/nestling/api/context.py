@@ -7,15 +7,16 @@ that fails half-way is logged here and its connection closed by the server.
 import re
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nestling.api.answers import send_body
 from nestling.api.errors import HttpError, error_body, http_error
 from nestling.api.lifecycle import ClientDisconnectedError
+from nestling.api.metrics import Metrics
 from nestling.log import get_logger
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -33,6 +34,8 @@ class RequestContext:
     started_at: float = field(default_factory=time.perf_counter)
     status: int | None = None
     """Of the answer, once its head has gone out."""
+    route: str = "none"
+    """The path template that matched."""
     headers: dict[str, str] = field(default_factory=dict)
     """More headers for the answer, whatever it will be."""
 
@@ -47,24 +50,6 @@ def request_context(scope: Scope) -> RequestContext:
     return context
 
 
-async def send_body(
-    send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None
-) -> None:
-    """Send a whole JSON answer."""
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _json_headers(body)]
-    raw += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in (headers or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _json_headers(body: bytes) -> tuple[tuple[str, str], ...]:
-    return (
-        ("content-type", "application/json"),
-        ("content-length", str(len(body))),
-        ("x-content-type-options", "nosniff"),
-    )
-
-
 async def send_error(scope: Scope, send: Send, error: HttpError) -> None:
     """Send the one error body, with the request's id and path."""
     request_id = request_context(scope).request_id
@@ -75,8 +60,9 @@ async def send_error(scope: Scope, send: Send, error: HttpError) -> None:
 class RequestContextMiddleware:
     """See the module. One log line a request: no bodies, no query, no headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end, whatever that is."""
@@ -91,6 +77,7 @@ class RequestContextMiddleware:
                 _add_headers(MutableHeaders(scope=message), context)
             await send(message)
 
+        self._metrics.request_began()
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnectedError:
@@ -98,6 +85,9 @@ class RequestContextMiddleware:
             return
         except Exception as error:  # noqa: BLE001 - the boundary: everything becomes an answer
             await _answer(error, scope, send_with_headers, context)
+        finally:
+            seconds = context.elapsed_ms() / 1000
+            self._metrics.request_ended(context.route, scope["method"], context.status, seconds)
         _log_request(scope, context, outcome="answered")
 
 

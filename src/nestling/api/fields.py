@@ -6,7 +6,7 @@ what came. Echoed text is cut, so that an answer is never much longer than the w
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,13 @@ def not_supported(name: str, detail: str) -> InvalidRequestError:
     """Return the refusal of something that exists elsewhere but not here."""
     message = f"Unsupported parameter: '{name}' is not supported by this server{detail}."
     return invalid(message, name, "unsupported_parameter")
+
+
+def not_among(name: str, value: str, supported: Collection[str]) -> InvalidRequestError:
+    """Return the refusal of a value that is none of the supported ones."""
+    wanted = ", ".join(f"'{item}'" for item in supported)
+    message = f"Invalid value for '{name}': '{shown(value)}'. Supported values are: {wanted}."
+    return invalid(message, name, "invalid_value")
 
 
 def shown(value: object) -> str:

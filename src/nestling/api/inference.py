@@ -17,9 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.ledger_records import Inference
+from nestling.api.answers import send_body
 from nestling.api.auth import INFERENCE_SCOPE
 from nestling.api.bodies import DONE_FRAME, Collector, FrameEncoder, ReplyIdentity, new_identity
-from nestling.api.context import RequestContext, request_context, send_body
+from nestling.api.context import RequestContext, request_context
 from nestling.api.errors import error_frame, http_error
 from nestling.api.json_body import parse_json_object
 from nestling.api.lifecycle import ClientDisconnectedError

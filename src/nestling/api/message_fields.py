@@ -14,13 +14,13 @@ from nestling.api.fields import (
     Text,
     invalid,
     missing,
+    not_among,
     not_supported,
     read_array,
     shown,
     wrong_type,
 )
 from nestling.chat.template import AttachedFile, ChatMessage
-from nestling.errors import InvalidRequestError
 
 Role = Literal["system", "developer", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -91,13 +91,7 @@ def _read_role(name: str, value: Any, limits: MessageLimits) -> Role:
             return role  # type: ignore[no-any-return]
     if value in _OTHER_ROLES:
         raise not_supported(name, f": there are no tools, so no messages of role '{value}'")
-    raise _not_among(name, value, ROLES)
-
-
-def _not_among(name: str, value: str, supported: tuple[str, ...]) -> InvalidRequestError:
-    wanted = ", ".join(f"'{item}'" for item in supported)
-    message = f"Invalid value for '{name}': '{shown(value)}'. Supported values are: {wanted}."
-    return invalid(message, name, "invalid_value")
+    raise not_among(name, value, ROLES)
 
 
 def _read_content(name: str, value: Any, role: Role, limits: MessageLimits) -> ChatMessage:
@@ -139,7 +133,7 @@ def _read_text(name: str, part: Mapping[str, Any], kind: str, role: Role) -> str
         message = f"Unsupported content part: '{name}' has type '{kind}', which is not supported; "
         message += f"it is taken {where}. Send text."
         raise invalid(message, name, "unsupported_content_part")
-    raise _not_among(f"{name}.type", kind, ("text", "file") if role == "user" else ("text",))
+    raise not_among(f"{name}.type", kind, ("text", "file") if role == "user" else ("text",))
 
 
 def _read_file(name: str, value: Any, at: int, limits: MessageLimits) -> AttachedFile:

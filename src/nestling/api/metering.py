@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.ledger import Meter
@@ -16,10 +17,12 @@ from nestling.accounts.ledger_records import Charge, Inference
 from nestling.accounts.money import credits_of
 from nestling.accounts.rate_limits import RateLimiter, RateState
 from nestling.api.context import RequestContext
+from nestling.api.latency import Latency
 from nestling.api.services import Services
 from nestling.chat.request import PreparedGeneration
 from nestling.errors import RateLimitError
 
+Outcome = Literal["succeeded", "aborted", "failed"]
 NOTE_INTERVAL_S = 0.5
 """How often a running reply tells the ledger how far it is."""
 
@@ -36,8 +39,11 @@ class Caller:
 class MeteredReply:
     """One reply while it runs; made by `metered`."""
 
-    def __init__(self, services: Services, prepared: PreparedGeneration, meter: Meter) -> None:
+    def __init__(
+        self, services: Services, inference: Inference, prepared: PreparedGeneration, meter: Meter
+    ) -> None:
         self._services = services
+        self._inference = inference
         self._prepared = prepared
         self._meter = meter
         self._noted_at = time.monotonic()
@@ -61,21 +67,37 @@ class MeteredReply:
         prices = self._services.accounts.prices
         return prices.cost(usage.prompt_tokens, usage.completion_tokens)
 
-    def settle(self, *, succeeded: bool) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Write the reply's row, if that has not been done."""
         if self._is_settled:
             return
         self._is_settled = True
-        usage = self._prepared.usage
+        usage, latency = self._prepared.usage, self._latency()
         self._meter.settle(
             Charge(
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
                 cached_tokens=usage.cached_tokens,
-                ttft_ms=self._ttft_ms,
-                duration_ms=(time.monotonic() - self._started_at) * 1000,
-                succeeded=succeeded,
+                ttft_ms=latency.ttft_ms,
+                duration_ms=latency.duration_ms,
+                succeeded=outcome == "succeeded"
+                or (outcome == "aborted" and usage.completion_tokens > 0),
             )
+        )
+        path = self._inference.endpoint
+        self._services.metrics.reply_ended(path, outcome, usage, latency)
+        if outcome == "succeeded":
+            self._services.latency.observe(path, latency)
+
+    def _latency(self) -> Latency:
+        duration_s = time.monotonic() - self._started_at
+        num_tokens = self._prepared.usage.completion_tokens
+        after_first_s = duration_s - (self._ttft_ms or 0) / 1000
+        is_timed = self._inference.is_streamed and num_tokens > 1 and after_first_s > 0
+        return Latency(
+            ttft_ms=self._ttft_ms if self._inference.is_streamed else None,
+            tps=(num_tokens - 1) / after_first_s if is_timed else None,
+            duration_ms=duration_s * 1000,
         )
 
 
@@ -93,17 +115,17 @@ async def metered(
     reply: MeteredReply | None = None
     try:
         meter = await services.accounts.ledger.open_meter(caller.inference, caller.key, most)
-        reply = MeteredReply(services, prepared, meter)
+        reply = MeteredReply(services, caller.inference, prepared, meter)
         yield reply
-        reply.settle(succeeded=True)
+        reply.settle("succeeded")
     except Exception:
         if reply is not None:
-            reply.settle(succeeded=False)
+            reply.settle("failed")
         raise
     finally:  # a cancelled reply, whose client or key has gone, pays for what it got
         used = prepared.usage
         if reply is not None:
-            reply.settle(succeeded=used.completion_tokens > 0)
+            reply.settle("aborted")
         num_unused = held - used.prompt_tokens - used.completion_tokens
         services.tokens.give_back(caller.key.key_id, max(0, num_unused))
 

@@ -1,54 +1,140 @@
-"""GET /v1/models and /v1/models/{id}: OpenAI's shape and the hosted API's in one object."""
+"""The models: OpenAI's shape and the hosted API's in one object, by /v1/models and /model."""
 
-import time
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from nestling.api.answers import send_body
 from nestling.api.chat import model_names
-from nestling.api.context import send_body
 from nestling.api.fields import shown
+from nestling.api.queries import Query
+from nestling.api.schemas import DOCUMENTED_MODEL
 from nestling.chat.request import ChatModel
 from nestling.errors import ModelNotFoundError, NotFoundError
+from nestling.settings import Settings
+
+CREATED = 1748476800
+"""2025-05-29, when the documented model's API page begins; the same for every name and restart."""
+MODEL_TYPE = "openai/chat-completions"
+MODALITIES = {"input": ["text"], "output": ["text"]}
+CAPABILITIES = ["file_input", "logprobs", "streaming"]
+SECTIONS = ("pricing", "modalities", "capabilities")
+FILTERS: dict[str, Callable[[dict[str, Any]], Sequence[str]]] = {
+    "id": lambda model: [model["id"], *model["aliases"]],
+    "type": lambda model: [model["type"]],
+    "tags": lambda model: model["tags"],
+    "modalities": lambda _model: [*MODALITIES["input"], *MODALITIES["output"]],
+    "input_modalities": lambda _model: MODALITIES["input"],
+    "output_modalities": lambda _model: MODALITIES["output"],
+    "capabilities": lambda _model: CAPABILITIES,
+}
+"""What each filter compares with."""
 
 
 class ModelsEndpoint:
     """Lists every name that a request may give, with what really answers to it."""
 
-    def __init__(self, chat: ChatModel) -> None:
+    def __init__(self, chat: ChatModel, settings: Settings) -> None:
         self._chat = chat
-        self._created = int(time.time())
+        self._pricing = {
+            "kind": "fixed",
+            "currency": "USD",
+            "units": [
+                _unit("input", settings.usd_per_million_prompt_tokens),
+                _unit("output", settings.usd_per_million_completion_tokens),
+            ],
+        }
 
-    async def list(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer with all models."""
-        data = [self._model(name) for name in model_names(self._chat)]
-        await send_body(send, 200, msgspec.json.encode({"object": "list", "data": data}))
+    async def list(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Answer with all models that pass the filters."""
+        query = Query(scope)
+        models = [self._model(name, query) for name in model_names(self._chat)]
+        data = [model for model in models if _passes(model, query)]
+        await _send_tagged(scope, send, {"object": "list", "data": data})
 
     async def one(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer with the model in the path; its id may contain slashes."""
+        """Answer as OpenAI does; the id in the path may contain slashes."""
+        await _send_tagged(scope, send, self._find(scope, model_names(self._chat)))
+
+    async def wrapped(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Answer as the hosted API does; upper and lower case are one."""
+        lowered = scope["path_params"]["model_id"].lower()
+        names = [name for name in model_names(self._chat) if name.lower() == lowered]
+        await _send_tagged(scope, send, {"object": "model", "data": self._find(scope, names)})
+
+    def _find(self, scope: Scope, names: Sequence[str]) -> dict[str, Any]:
         name = scope["path_params"]["model_id"]
-        if name not in model_names(self._chat):
+        found = name if name in names else next(iter(names), None)
+        if found is None or found.lower() != name.lower():
             message = f"The model '{shown(name)}' does not exist here."
             raise NotFoundError(message, param="model", code=ModelNotFoundError.code)
-        await send_body(send, 200, msgspec.json.encode(self._model(name)))
+        return self._model(found, Query(scope))
 
-    def _model(self, name: str) -> dict[str, object]:
+    def _model(self, name: str, query: Query) -> dict[str, Any]:
         others = [other for other in model_names(self._chat) if other != name]
         length = self._chat.max_model_len
-        return {
+        model: dict[str, Any] = {
             "id": name,
             "object": "model",
-            "created": self._created,
+            "created": CREATED,
             "owned_by": "nestling",
             "served_by": self._chat.model_id,
-            "type": "openai/chat-completions",
+            "type": MODEL_TYPE,
             "aliases": others,
             "info": {
-                "name": name,
-                "developer": "Google" if name.startswith("google/") else "Nestling",
+                "name": name.rpartition("/")[2],
+                "developer": "Google" if name == DOCUMENTED_MODEL else "Nestling",
                 "description": f"Gemma 3n text completions, answered by {self._chat.model_id}",
                 "contextLength": length,
                 "outputMax": length,
+                "url": "",
+                "docsUrl": "",
             },
-            "tags": ["chat"],
+            "tags": ["playground:chat"],
         }
+        wanted = query.listed("include")
+        details = query.one("details") in ("true", "1") or "all" in wanted
+        sections = {
+            "modalities": MODALITIES,
+            "capabilities": CAPABILITIES,
+            "pricing": self._pricing,
+        }
+        return model | {n: value for n, value in sections.items() if details or n in wanted}
+
+
+def _unit(measure: str, usd_per_million: float) -> dict[str, Any]:
+    return {"name": "token", "measure": measure, "price": usd_per_million, "per": 1_000_000}
+
+
+def _passes(model: dict[str, Any], query: Query) -> bool:
+    """Tell whether a model passes every filter: one of its values is one of those asked for."""
+    for name, values_of in FILTERS.items():
+        wanted = query.listed(name)
+        if wanted and not {value.lower() for value in values_of(model)} & set(wanted):
+            return False
+    return True
+
+
+async def _send_tagged(scope: Scope, send: Send, body: dict[str, Any]) -> None:
+    """Send a body with its tag, or 304 and nothing to those who have it."""
+    content = msgspec.json.encode(body)
+    tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"etag": tag, "cache-control": "no-cache"}
+    if not _has(Headers(scope=scope).get("if-none-match"), tag):
+        await send_body(send, 200, content, headers)
+        return
+    raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 304, "headers": raw})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _has(sent: str | None, tag: str) -> bool:
+    """Tell whether an If-None-Match header names the tag; weak and strong ones are equal here."""
+    if sent is None:
+        return False
+    tags = [item.strip().removeprefix("W/") for item in sent.split(",")]
+    return "*" in tags or tag.removeprefix("W/") in tags

@@ -13,9 +13,13 @@ from nestling.settings import Settings
 
 async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
     """Return the body; raises `HTTPException` 408, 413 or 415, `ClientDisconnectedError`."""
-    headers = Headers(scope=scope)
-    _check_type(headers)
-    _check_length(headers, settings.max_body_bytes)
+    _check_type(Headers(scope=scope))
+    return await read_body(scope, receive, settings)
+
+
+async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+    """Return a body of any type; raises `HTTPException` 408 or 413, `ClientDisconnectedError`."""
+    _check_length(Headers(scope=scope), settings.max_body_bytes)
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             return await _read(receive, settings.max_body_bytes)

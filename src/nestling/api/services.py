@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.rate_limits import RateLimiter
+from nestling.api.latency import LatencyWindow
 from nestling.api.lifecycle import Lifecycle
+from nestling.api.metrics import Metrics
 from nestling.chat.request import ChatModel
 from nestling.settings import Settings
 
@@ -21,3 +23,5 @@ class Services:
     """Requests of each key, a minute."""
     tokens: RateLimiter
     """Tokens of each key, a minute: those that its answers may still take are held."""
+    metrics: Metrics
+    latency: LatencyWindow

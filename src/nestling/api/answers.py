@@ -1,0 +1,32 @@
+"""Sends whole JSON answers; how times stand in them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from starlette.types import Send
+
+NO_STORE = {"cache-control": "no-store"}
+
+
+def time_text(moment: datetime) -> str:
+    """Return a time as the API writes it: UTC, milliseconds, Z."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+async def send_body(
+    send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send a whole JSON answer."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _json_headers(body)]
+    raw += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _json_headers(body: bytes) -> tuple[tuple[str, str], ...]:
+    return (
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("x-content-type-options", "nosniff"),
+    )

@@ -1,0 +1,225 @@
+"""/v2/usage, /v2/usage/detail and /v2/logs: what a key has used, as totals and row by row."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from nestling.accounts.accounts import Accounts
+from nestling.accounts.money import credits_of, usd
+from nestling.accounts.rate_limits import RateLimiter
+from nestling.accounts.usage import UsageGroup, UsageRow, Window
+from nestling.api.answers import NO_STORE, send_body, time_text
+from nestling.api.context import request_context
+from nestling.api.fields import shown
+from nestling.api.metering import take
+from nestling.api.queries import Query, bad_parameter, not_among
+from nestling.errors import NotFoundError, PermissionDeniedError
+
+MAX_WINDOW = timedelta(days=92)
+MAX_MODELS = 50
+LOG_REQUESTS_PER_MINUTE = 200
+GROUPINGS = ("day", "model", "day,model")
+STATUSES = ("succeeded", "failed")
+WINDOW_PARAMETERS = ("period", "start", "end", "key_prefix")
+_PERIOD = re.compile(r"([1-9][0-9]{0,3})([hd])")
+_HOURS = {"h": 1, "d": 24}
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What is asked about: whose use, and when."""
+
+    key_id: str
+    key_prefix: str | None
+    """As asked for; None if the caller means its own key."""
+    window: Window
+
+    def head(self) -> dict[str, Any]:
+        """Return what every report begins with."""
+        return {
+            "api_key_prefix": self.key_prefix,
+            "start": time_text(self.window.start),
+            "end": time_text(self.window.end),
+        }
+
+
+class UsageEndpoint:
+    """The handlers; one instance for the whole app."""
+
+    def __init__(
+        self, accounts: Accounts, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._accounts = accounts
+        self._now = now
+        self._log_requests = RateLimiter(LOG_REQUESTS_PER_MINUTE)
+
+    async def totals(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """GET /v2/usage."""
+        query = Query(scope)
+        query.allow(WINDOW_PARAMETERS)
+        await _send(send, await self._totals(await self._report(query, scope)))
+
+    async def detail(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """GET /v2/usage/detail."""
+        query = Query(scope)
+        query.allow((*WINDOW_PARAMETERS, "group_by", "tz"))
+        group_by, zone = query.choice("group_by", GROUPINGS), _read_zone(query)
+        report = await self._report(query, scope)
+        by_model = await self._accounts.usage.by_model(report.key_id, report.window)
+        body = await self._totals(report)
+        body["models"] = [
+            {"model": m.model, "spend": usd(m.nano_usd), "requests": m.num_requests}
+            for m in by_model
+        ]
+        if group_by is not None:
+            groups = await self._accounts.usage.groups(
+                report.key_id,
+                report.window,
+                by_day="day" in group_by,
+                by_model="model" in group_by,
+                tz=zone,
+            )
+            body["groups"] = [_group_body(group) for group in groups]
+        await _send(send, body)
+
+    async def logs(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """GET /v2/logs."""
+        key, context = scope["state"]["api_key"], request_context(scope)
+        take(self._log_requests, "requests", 1, key, context)
+        query = Query(scope)
+        query.allow((*WINDOW_PARAMETERS, "model", "status", "limit", "offset"))
+        limit = query.integer("limit", 50, 1, 100)
+        offset = query.integer("offset", 0, 0, 10**9)
+        statuses = _read_statuses(query)
+        models = query.many("model", MAX_MODELS)
+        report = await self._report(query, scope)
+        rows, total = await self._accounts.usage.rows(
+            report.key_id,
+            report.window,
+            models=models,
+            succeeded=None if len(statuses) != 1 else statuses == {"succeeded"},
+            page=(limit, offset),
+        )
+        page = {"limit": limit, "offset": offset, "total": total}
+        page["has_more"] = offset + len(rows) < total
+        await _send(send, {"data": [_row_body(row) for row in rows], "pagination": page})
+
+    async def _totals(self, report: _Report) -> dict[str, Any]:
+        totals = await self._accounts.usage.totals(report.key_id, report.window)
+        spend = {"spend": usd(totals.nano_usd), "currency": "USD", "requests": totals.num_requests}
+        return report.head() | spend
+
+    async def _report(self, query: Query, scope: Scope) -> _Report:
+        window = read_window(query, self._now())
+        caller = scope["state"]["api_key"]
+        prefix = query.one("key_prefix")
+        if prefix is None or prefix == caller.prefix:
+            return _Report(caller.key_id, prefix, window)
+        if caller.kind != "management":
+            message = "Another key's usage can be read with a management key only."
+            raise PermissionDeniedError(message, code="management_key_required")
+        try:
+            key = await self._accounts.keys.by_prefix(prefix)
+        except NotFoundError:
+            message = f"There is no API key with the prefix '{shown(prefix)}'."
+            raise NotFoundError(message, param="key_prefix") from None
+        return _Report(key.key_id, prefix, window)
+
+
+def read_window(query: Query, now: datetime) -> Window:
+    """Return the window: `period`, or `start` and `end`."""
+    period, start, end = query.one("period"), query.one("start"), query.one("end")
+    if (period is None) == (start is None and end is None):
+        raise bad_parameter("period", "expected either period, or start and end")
+    if period is not None:
+        match = _PERIOD.fullmatch(period)
+        length = timedelta(hours=int(match[1]) * _HOURS[match[2]]) if match else None
+        if length is None or length > MAX_WINDOW:
+            wanted = f"expected hours or days such as 24h or 7d, at most {MAX_WINDOW.days} days"
+            raise bad_parameter("period", f"{wanted}, but got '{shown(period)}'")
+        return Window(now - length, now)
+    window = Window(read_time("start", start), read_time("end", end))
+    if window.end < window.start:
+        raise bad_parameter("end", "expected a time that is not before start")
+    if window.end - window.start > MAX_WINDOW:
+        raise bad_parameter("end", f"expected a window of at most {MAX_WINDOW.days} days")
+    return window
+
+
+def read_time(name: str, text: str | None) -> datetime:
+    """Return an ISO 8601 time; one without an offset is UTC."""
+    if text is None:
+        raise bad_parameter(name, "expected it beside its counterpart, but it is missing")
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        wanted = "expected an ISO 8601 time such as 2026-07-01T00:00:00Z"
+        raise bad_parameter(name, f"{wanted}, but got '{shown(text)}'") from None
+
+
+def _read_zone(query: Query) -> ZoneInfo:
+    name = query.one("tz")
+    if name is None:
+        return ZoneInfo("UTC")
+    if name not in _zones():
+        wanted = "expected a time zone's exact name, such as Europe/Berlin or UTC"
+        raise bad_parameter("tz", f"{wanted}, but got '{shown(name)}'")
+    return ZoneInfo(name)
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _read_statuses(query: Query) -> set[str]:
+    statuses = query.many("status")
+    for status in statuses:
+        if status not in STATUSES:
+            raise not_among("status", status, STATUSES)
+    return set(statuses)
+
+
+def _group_body(group: UsageGroup) -> dict[str, Any]:
+    names = {"day": group.day, "model": group.model}
+    return {name: value for name, value in names.items() if value is not None} | {
+        "spend": usd(group.nano_usd),
+        "tokens": _tokens_body(group.prompt_tokens, group.completion_tokens),
+        "requests": {
+            "total": group.num_requests,
+            "charged": group.num_charged,
+            "succeeded": group.num_charged,
+            "failed": group.num_requests - group.num_charged,
+        },
+    }
+
+
+def _row_body(row: UsageRow) -> dict[str, Any]:
+    return {
+        "created": time_text(row.started_at),
+        "status": "succeeded" if row.succeeded else "failed",
+        "origin": row.origin,
+        "model": row.model,
+        "cost": {"usd": usd(row.nano_usd), "credits": credits_of(row.nano_usd)},
+        "tokens": _tokens_body(row.prompt_tokens, row.completion_tokens),
+        "request_id": row.request_id,
+        "inference_id": row.inference_id,
+        "client_request_id": row.client_request_id,
+    }
+
+
+def _tokens_body(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    total = prompt_tokens + completion_tokens
+    return {"input": prompt_tokens, "output": completion_tokens, "total": total}
+
+
+async def _send(send: Send, body: Any) -> None:
+    await send_body(send, 200, msgspec.json.encode(body), NO_STORE)
