@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 from nestling.accounts import migrations
 from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.data_dir import ServerLock, prepare_data_dir
-from nestling.accounts.database import DATABASE_FILE_NAME, open_database, open_lookup
+from nestling.accounts.database import DATABASE_FILE_NAME, open_database, open_sync
 from nestling.accounts.key_records import NewKey
 from nestling.accounts.migrations import HEAD
 from nestling.accounts.tables import metadata
@@ -60,13 +60,13 @@ async def test_head_is_the_newest_migration(path: Path) -> None:
 
 async def test_commits_are_synced_and_the_log_is_wal(path: Path) -> None:
     await fresh(path)
-    lookup = open_lookup(path)
-    pragmas = {
-        name: lookup.exec_driver_sql(f"PRAGMA {name}").scalar()
-        for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
-    }
-    lookup.close()
-    lookup.engine.dispose()
+    engine = open_sync(path)
+    with engine.connect() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
+        }
+    engine.dispose()
     assert pragmas == {
         "journal_mode": "wal",
         "synchronous": 2,

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Row, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from nestling.accounts.data_dir import prepare_data_dir
-from nestling.accounts.database import DATABASE_FILE_NAME, open_database, open_lookup
+from nestling.accounts.database import DATABASE_FILE_NAME, open_database
+from nestling.accounts.key_lookup import KeyLookup
 from nestling.accounts.key_records import ApiKey, NewKey, SpendLimit
 from nestling.accounts.key_text import KEY_MARK, key_hash, new_key_text, prefix_of
 from nestling.accounts.pepper import PEPPER_FILE_NAME, create_pepper, read_pepper
@@ -34,9 +35,6 @@ _log = get_logger("accounts")
 _t = api_key_table.c
 _NO_HASH = "0" * 64
 """Compared with when there is no such key, so that both cases take the same steps."""
-_BY_PREFIX = select(api_key_table).where(_t.prefix == bindparam("value"))
-_BY_ID = select(api_key_table).where(_t.key_id == bindparam("value"))
-_CHANGE_COUNT = select(key_change_table.c.count)
 _COUNT_CHANGE = update(key_change_table).values(count=key_change_table.c.count + 1)
 
 
@@ -54,7 +52,7 @@ class KeyStore:
     def __init__(
         self,
         engine: AsyncEngine,
-        lookup: Connection,
+        lookup: KeyLookup,
         pepper: bytes,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -77,7 +75,7 @@ class KeyStore:
             if pepper is None:
                 await _refuse_lost_pepper(engine, data_dir)
                 pepper = create_pepper(data_dir)
-            lookup = open_lookup(data_dir / DATABASE_FILE_NAME)
+            lookup = KeyLookup(data_dir / DATABASE_FILE_NAME)
         except BaseException:
             await engine.dispose()
             raise
@@ -88,7 +86,6 @@ class KeyStore:
         if self._touches:
             await asyncio.wait(self._touches.values())
         self._lookup.close()
-        self._lookup.engine.dispose()
         await self.engine.dispose()
 
     async def create(self, new: NewKey) -> tuple[ApiKey, str]:
@@ -171,30 +168,27 @@ class KeyStore:
         prefix = prefix_of(secret)
         if prefix is None:
             raise AuthenticationError("Incorrect API key provided.")
-        row = self._look_up(_BY_PREFIX, prefix)
-        stored = _NO_HASH if row is None else row.key_hash
+        found = self._lookup.by_prefix(prefix)
+        stored = _NO_HASH if found is None else found[1]
         is_equal = hmac.compare_digest(key_hash(secret, self._pepper), stored)
-        if row is None or not is_equal:
+        if found is None or not is_equal:
             raise AuthenticationError("Incorrect API key provided.")
-        key, now = _from_row(row), self._now()
+        key, now = found[0], self._now()
         _require_good(key, now)
         self._note_use(key, now)
         return key
 
     def recheck(self, key_id: str) -> ApiKey:
         """Return the key as it is now; raises `AuthenticationError` if it is no longer good."""
-        row = self._look_up(_BY_ID, key_id)
-        if row is None:
+        key = self._lookup.by_id(key_id)
+        if key is None:
             raise AuthenticationError("This API key has been deleted.")
-        key = _from_row(row)
         _require_good(key, self._now())
         return key
 
     def change_count(self) -> int:
         """Return a number that is another one after every change of any key, by any process."""
-        row = self._look_up(_CHANGE_COUNT, None)
-        assert row is not None
-        return int(row[0])
+        return self._lookup.change_count()
 
     def _note_use(self, key: ApiKey, now: datetime) -> None:
         """Write `last_used_at` in the background, if the last time was long enough ago."""
@@ -211,12 +205,6 @@ class KeyStore:
             await self._write(change)
         except StoreError as error:
             _log.warning("last use not written", key_prefix=key.prefix, problem=error.message)
-
-    def _look_up(self, statement: Any, value: str | None) -> Row[Any] | None:
-        try:
-            return self._lookup.execute(statement, {"value": value}).first()
-        except SQLAlchemyError as error:
-            raise StoreError(f"accounts database: cannot read: {error}") from error
 
     async def _read(self, statement: Any) -> Sequence[Row[Any]]:
         try:

@@ -28,6 +28,8 @@ from nestling.log import get_logger
 
 MAX_SPOOL = 10_000
 """Rows that may wait for a database that cannot be written; then nothing new is begun."""
+GATHER_S = 0.05
+"""How long rows wait for others; a server that is killed loses no more than these."""
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 _log = get_logger("accounts")
@@ -69,6 +71,7 @@ class Ledger:
         self._notes: dict[str, tuple[int, int]] = {}
         self._num_spooled = 0
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._task = asyncio.create_task(self._run())
 
@@ -120,22 +123,32 @@ class Ledger:
 
     def put(self, operation: Operation) -> None:
         """Queue one operation; they are carried out in order."""
-        self._num_spooled += isinstance(operation, Settle)
-        if isinstance(operation, Settle):
-            self._notes.pop(operation.inference.inference_id, None)
         self._waiting.append(operation)
-        self._wake.set()
+        if isinstance(operation, Settle):
+            self._num_spooled += 1
+            self._notes.pop(operation.inference.inference_id, None)
+            self._wake_soon()
+        else:
+            self._wake.set()
 
     def note(self, inference_id: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Queue the progress of a reserved request; newer notes replace older ones."""
         self._notes[inference_id] = (prompt_tokens, completion_tokens)
-        self._wake.set()
+        self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        """Let what nobody waits for gather for a moment, so that it shares a transaction."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._wake.set)
 
     async def _run(self) -> None:
         retry_s = _FIRST_RETRY_S
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             batch, notes = list(self._waiting), self._notes
             self._waiting.clear()
             self._notes = {}
@@ -150,8 +163,10 @@ class Ledger:
                     retry_s = min(retry_s * 2, _LAST_RETRY_S)
             elif self._is_closing:
                 return
-            if self._is_closing or self._waiting:
+            if self._is_closing or any(not isinstance(o, Settle) for o in self._waiting):
                 self._wake.set()
+            elif self._waiting:
+                self._wake_soon()
 
     async def _write(self, batch: list[Operation], notes: dict[str, tuple[int, int]]) -> bool:
         """Write one batch; if that fails, keep its settlements and refuse the rest of it."""

@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -49,18 +46,21 @@ def create_app(
         metrics=Metrics(chat, health),
         latency=LatencyWindow(model_names(chat)),
     )
-    app = Starlette(
-        routes=_routes(services, health),
-        middleware=[
-            Middleware(CorsMiddleware, settings),
-            Middleware(RequestContextMiddleware, services.metrics),
-            Middleware(HostMiddleware, settings),
-        ],
-        exception_handlers={HTTPException: _on_http_exception},  # type: ignore[dict-item]
-    )
+    app = _App(routes=_routes(services, health))
     app.router.redirect_slashes = False
+    app.state.services = services
     app.state.lifecycle = services.lifecycle
     return app
+
+
+class _App(Starlette):
+    """Starlette with our layers only: `RequestContextMiddleware` answers whatever is raised."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the layers around the router, the outermost first to be called."""
+        services: Services = self.state.services
+        inner = HostMiddleware(self.router, services.settings)
+        return CorsMiddleware(RequestContextMiddleware(inner, services.metrics), services.settings)
 
 
 def _routes(services: Services, health: Health) -> list[Route]:
@@ -129,12 +129,3 @@ def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
             await send_body(send, 200, _OK, {"cache-control": "no-store"})
 
     return readyz
-
-
-def _on_http_exception(_request: Request, error: HTTPException) -> ASGIApp:
-    """Answer the framework's own refusals (404, 405, ...) like all others."""
-
-    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_error(scope, send, http_error(error))
-
-    return answer
