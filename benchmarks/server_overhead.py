@@ -42,6 +42,7 @@ class InstantChat:
     model_id = "instant"
     aliases = ("google/gemma-3n-e4b-it",)
     max_model_len = 32768
+    num_text_tokens = 1000
     system_fingerprint = "fp_000000000000"
 
     async def prepare(self, request: ChatRequest | CompletionRequest) -> "InstantReply":

@@ -61,6 +61,7 @@ class FakeChat:
     model_id: str = "nestling-nano"
     aliases: tuple[str, ...] = ("nano",)
     max_model_len: int = 4096
+    num_text_tokens: int = 1000
     system_fingerprint: str = "fp_0123456789ab"
     requests: list[ChatRequest | CompletionRequest] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from nestling.api.latency import LatencyWindow
 from nestling.api.lifecycle import Lifecycle
 from nestling.api.metrics import Health, Metrics
 from nestling.api.models import ModelsEndpoint
+from nestling.api.openapi import OpenApiEndpoint
 from nestling.api.origins import CorsMiddleware, HostMiddleware, is_loopback
 from nestling.api.services import Services
 from nestling.api.usage import UsageEndpoint
@@ -92,7 +93,8 @@ def _routes(services: Services, health: Health) -> list[Route]:
         )
         for base in ("/v1", "")
     ]
-    return [
+    openapi = OpenApiEndpoint(services, lambda: routes)
+    routes = [
         at("/models/metrics", {"GET": services.latency.endpoint}, Access.PUBLIC),
         *both,
         at("/v1/key", {"GET": keys.mine}, Access.ANY_KEY),
@@ -108,9 +110,11 @@ def _routes(services: Services, health: Health) -> list[Route]:
         at("/api/v1/models", {"GET": models.list}, Access.PUBLIC),
         at("/model/{model_id:path}", {"GET": models.wrapped}, Access.PUBLIC),
         at("/metrics", {"GET": services.metrics.endpoint}, Access.OPERATOR),
+        at("/openapi.json", {"GET": openapi.endpoint}, Access.OPERATOR),
         at("/livez", {"GET": _livez}, Access.PUBLIC),
         at("/readyz", {"GET": _readyz(services.lifecycle, health)}, Access.PUBLIC),
     ]
+    return routes
 
 
 async def _livez(_scope: Scope, _receive: Receive, send: Send) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from nestling.api.json_body import json_type
 from nestling.errors import InvalidRequestError
 
+Schema = dict[str, Any]
+"""A JSON Schema."""
 MAX_INTEGER = 2**31 - 1
 """Of counts that have no documented maximum."""
 
@@ -69,6 +71,16 @@ class Number:
         self.check(name, value, "decimal")
         return float(value) + 0.0
 
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
+        bounds = {
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "exclusiveMinimum": self.above,
+        }
+        given = {name: value for name, value in bounds.items() if value is not None}
+        return {"type": "number", **given}
+
     def check(self, name: str, value: float, kind: str) -> None:
         """Raise if the value is out of bounds; compares exactly, however long an integer is."""
         start = f"Invalid '{name}': {kind}"
@@ -104,6 +116,11 @@ class Integer:
         Number(self.minimum, self.maximum).check(name, value, "integer")
         return math.floor(value)
 
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
+        kind = "number" if self.floors else "integer"
+        return {"type": kind, "minimum": self.minimum, "maximum": self.maximum}
+
 
 @dataclass(frozen=True, slots=True)
 class Boolean:
@@ -114,6 +131,10 @@ class Boolean:
         if not isinstance(value, bool):
             raise wrong_type(name, "a boolean", value)
         return value
+
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
+        return {"type": "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +158,15 @@ class Text:
             raise invalid(message, name, "string_above_max_length")
         return value
 
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
+        schema: Schema = {"type": "string"}
+        if self.min_length:
+            schema["minLength"] = self.min_length
+        if self.max_length is not None:
+            schema["maxLength"] = self.max_length
+        return schema
+
 
 @dataclass(frozen=True, slots=True)
 class Object:
@@ -153,6 +183,11 @@ class Object:
             message += f"{self.max_keys} keys, but got {len(value)} instead."
             raise invalid(message, name, "object_above_max_properties")
         return value
+
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
+        most = {} if self.max_keys is None else {"maxProperties": self.max_keys}
+        return {"type": "object", **most}
 
 
 def read_array(name: str, value: Any, *, maximum: int | None = None) -> list[Any]:

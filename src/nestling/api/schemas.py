@@ -15,6 +15,7 @@ from nestling.api.fields import (
     Integer,
     Number,
     Object,
+    Schema,
     Text,
     invalid,
     missing,
@@ -42,6 +43,10 @@ class Reader(Protocol):
 
     def read(self, name: str, value: Any) -> Any:
         """Return the validated value."""
+        ...
+
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
         ...
 
 

@@ -154,6 +154,11 @@ class ChatModel(Protocol):
         ...
 
     @property
+    def num_text_tokens(self) -> int:
+        """Ids that prompts and biases may name: 0 up to this."""
+        ...
+
+    @property
     def system_fingerprint(self) -> str:
         """`fp_` and hex digits that change with the model, its quantisation and the engine."""
         ...

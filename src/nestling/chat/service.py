@@ -87,6 +87,11 @@ class ChatService:
         """Tokens of prompt and answer together."""
         return self.engine.info.max_model_len
 
+    @property
+    def num_text_tokens(self) -> int:
+        """Ids that prompts and biases may name: 0 up to this."""
+        return self.tokenizer.num_text_tokens
+
     async def prepare(self, request: ChatRequest | CompletionRequest) -> "PreparedReply":
         """The request as tokens, ready to stream.
 

@@ -1,0 +1,171 @@
+"""JSON Schemas of the inference requests, made from the tables that read them.
+
+What a schema allows is accepted. The reverse holds but for what JSON Schema cannot say well: keys
+of `logit_bias` that are text in other letters, and unknown roles' details.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from nestling.api.completion_schemas import (
+    COMPLETION_FIELDS,
+    COMPLETION_NEUTRAL_FIELDS,
+    MAX_CHOICES,
+)
+from nestling.api.fields import Number, Schema, Text
+from nestling.api.message_fields import MAX_FILENAME_LENGTH, ROLES
+from nestling.api.schemas import (
+    FIELDS,
+    MAX_BIAS_KEY_LENGTH,
+    MAX_LOGIT_BIASES,
+    MAX_STOP_LENGTH,
+    MAX_STOP_STRINGS,
+    NEUTRAL_FIELDS,
+    SHAPED_FIELDS,
+    Reader,
+)
+
+_STRING: Schema = {"type": "string"}
+_STOP = Text(1, MAX_STOP_LENGTH).schema()
+
+
+def nullable(schema: Schema) -> Schema:
+    """Return a schema that also allows null, which is the same as absent everywhere."""
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def chat_schema(
+    model_names: Sequence[str], system_role: Literal["fold", "refuse"], max_file_bytes: int
+) -> Schema:
+    """Return the body of POST /v1/chat/completions."""
+    roles = [r for r in ROLES if system_role == "fold" or r not in ("system", "developer")]
+    properties = {
+        "model": {"type": "string", "enum": list(model_names)},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"oneOf": [_message(role, max_file_bytes) for role in roles]},
+        },
+        **_optional(SHAPED_FIELDS, NEUTRAL_FIELDS),
+    }
+    needs_logprobs = {
+        "if": {
+            "properties": {"top_logprobs": {"type": "integer", "minimum": 1}},
+            "required": ["top_logprobs"],
+        },
+        "then": {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
+    }
+    return _object(properties, ("model", "messages")) | needs_logprobs
+
+
+def completion_schema(model_names: Sequence[str], num_text_tokens: int) -> Schema:
+    """Return the body of POST /v1/completions."""
+    ids = {"type": "integer", "minimum": 0, "maximum": num_text_tokens - 1}
+    token_ids = {"type": "array", "items": ids, "minItems": 1}
+    texts = {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES // 8}
+    properties = {
+        "model": {"type": "string", "enum": list(model_names)},
+        "prompt": {
+            "anyOf": [
+                _STRING,
+                token_ids,
+                {**texts, "items": _STRING},
+                {**texts, "items": token_ids},
+            ],
+            "description": f"Prompts times n is at most {MAX_CHOICES}.",
+        },
+        **_optional(COMPLETION_FIELDS, COMPLETION_NEUTRAL_FIELDS),
+        "best_of": {"type": "null", "description": "Also the value of n."},
+        "suffix": {"type": ["string", "null"], "maxLength": 0},
+    }
+    no_echoed_logprobs = {
+        "if": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+        "then": {"properties": {"logprobs": {"type": "null"}}},
+    }
+    return _object(properties, ("model", "prompt")) | no_echoed_logprobs
+
+
+def _object(properties: Schema, required: Sequence[str]) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": True,
+    }
+
+
+def _optional(
+    shaped: Mapping[str, Reader], neutral: Mapping[str, tuple[Any, ...]]
+) -> dict[str, Schema]:
+    """Return the fields that may be absent or null."""
+    readers = {**FIELDS, **shaped}
+    schemas = {name: nullable(reader.schema()) for name, reader in readers.items()}
+    only = {
+        name: {"enum": [*values, None], "description": "Accepted and without effect."}
+        for name, values in neutral.items()
+    }
+    return {**schemas, **only, **_SPECIAL}
+
+
+_SPECIAL: dict[str, Schema] = {
+    "top_k": nullable(Number(-1).schema()),
+    "stop": {
+        "anyOf": [
+            _STOP,
+            {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS},
+            {"type": "null"},
+        ]
+    },
+    "logit_bias": {
+        "type": ["object", "null"],
+        "maxProperties": MAX_LOGIT_BIASES,
+        "propertyNames": {
+            "maxLength": MAX_BIAS_KEY_LENGTH,
+            "anyOf": [{"pattern": "^[0-9]{1,3}$"}, {"pattern": "^[A-Za-z_]"}],
+        },
+        "additionalProperties": Number(-100, 100).schema(),
+        "description": "Keys are token ids in decimal digits, or text whose tokens are biased.",
+    },
+    "stream_options": {
+        "type": ["object", "null"],
+        "properties": {"include_usage": {"type": ["boolean", "null"]}},
+    },
+}
+
+
+def _message(role: str, max_file_bytes: int) -> Schema:
+    parts = [_part("text", _STRING)]
+    if role == "user":
+        parts.append(_part("file", _file(max_file_bytes)))
+    if role == "assistant":
+        parts.append(_part("refusal", _STRING))
+    content: Schema = {"anyOf": [_STRING, {"type": "array", "items": {"oneOf": parts}}]}
+    nothing: Schema = {"enum": [None, []]}
+    properties = {
+        "role": {"type": "string", "const": role},
+        "content": nullable(content) if role == "assistant" else content,
+        "name": {"type": ["string", "null"]},
+        "tool_calls": nothing,
+        "function_call": nothing,
+        "audio": nothing,
+    }
+    return _object(properties, ("role",) if role == "assistant" else ("role", "content"))
+
+
+def _part(kind: str, value: Schema) -> Schema:
+    return _object({"type": {"type": "string", "const": kind}, kind: value}, ("type", kind))
+
+
+def _file(max_file_bytes: int) -> Schema:
+    data = {
+        "type": "string",
+        "pattern": "^(data:application/pdf;base64,)?[A-Za-z0-9+/]+={0,2}$",
+        "contentMediaType": "application/pdf",
+        "contentEncoding": "base64",
+        "description": f"A PDF with text, of at most {max_file_bytes} bytes.",
+    }
+    filename = {"type": ["string", "null"], "maxLength": MAX_FILENAME_LENGTH}
+    properties = {"file_data": data, "filename": filename, "file_id": {"type": "null"}}
+    return _object(properties, ("file_data",))
