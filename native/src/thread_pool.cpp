@@ -1,12 +1,22 @@
 #include "nestling/thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <string>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace nestling {
 
 namespace {
+
+// Longer than the gaps between the kernels of a step, far shorter than anybody would notice.
+constexpr std::chrono::microseconds kSpinTime{200};
+constexpr int kPausesBetweenClockReads = 64;
+constexpr int kPausesBetweenYields = 2000;
 
 int checked_num_threads(int num_threads) {
   if (num_threads < 1 || num_threads > ThreadPool::kMaxThreads) {
@@ -17,20 +27,22 @@ int checked_num_threads(int num_threads) {
   return num_threads;
 }
 
-// Where share `index` of [0, count) begins; shares differ in length by at most one.
-std::size_t share_begin(std::size_t count, std::size_t index, std::size_t num_shares) {
-  return (count / num_shares) * index + (count % num_shares) * index / num_shares;
+void pause_briefly() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
 }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads)
-    : num_threads_(checked_num_threads(num_threads)),
-      errors_(static_cast<std::size_t>(num_threads_)) {
-  const auto num_shares = static_cast<std::size_t>(num_threads_);
-  threads_.reserve(num_shares - 1);
+ThreadPool::ThreadPool(int num_threads) : num_threads_(checked_num_threads(num_threads)) {
+  threads_.reserve(static_cast<std::size_t>(num_threads_) - 1);
   try {
-    for (std::size_t i = 1; i < num_shares; ++i) threads_.emplace_back([this, i] { work(i); });
+    for (std::size_t i = 1; i < static_cast<std::size_t>(num_threads_); ++i) {
+      threads_.emplace_back([this, i] { work(i); });
+    }
   } catch (...) {
     stop();
     throw;
@@ -41,63 +53,91 @@ ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::stop() noexcept {
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(sleep_mutex_);
     is_stopping_ = true;
   }
-  start_.notify_all();
+  wake_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
 void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body) {
   if (count == 0) return;
-  const std::size_t num_shares = std::clamp<std::size_t>(count / std::max<std::size_t>(grain, 1), 1,
-                                                         static_cast<std::size_t>(num_threads_));
-  if (num_shares == 1) {
-    body(0, count);
+  grain = std::max<std::size_t>(grain, 1);
+  if (threads_.empty() || count <= grain) {
+    for (std::size_t begin = 0; begin < count; begin += grain) {
+      body(begin, std::min(count, begin + grain), 0);
+    }
     return;
   }
   const std::lock_guard one_loop_at_a_time(caller_mutex_);
-  {
-    const std::lock_guard lock(mutex_);
-    body_ = &body;
-    count_ = count;
-    num_shares_ = num_shares;
-    num_pending_ = threads_.size();
-    std::ranges::fill(errors_, nullptr);
-    ++generation_;
+  body_ = &body;
+  count_ = count;
+  grain_ = grain;
+  error_ = nullptr;
+  next_.store(0, std::memory_order_relaxed);
+  // Opening, closing, entering and sleeping are sequentially consistent: a thread that enters sees
+  // the loop closed, or its caller sees the thread inside; likewise for one that falls asleep.
+  open_loop_.store(++num_loops_);
+  if (num_sleeping_.load() > 0) {
+    { const std::lock_guard lock(sleep_mutex_); }
+    wake_.notify_all();
   }
-  start_.notify_all();
-  run_share(0);
-  {
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return num_pending_ == 0; });
+  take_pieces(0);
+  open_loop_.store(0);
+  // A thread that did not come in time is not waited for.
+  for (int i = 1; num_inside_.load() > 0; ++i) {
+    if (i % kPausesBetweenYields == 0) std::this_thread::yield();
+    pause_briefly();
   }
-  for (const std::exception_ptr& error : errors_) {
-    if (error) std::rethrow_exception(error);
-  }
+  if (error_) std::rethrow_exception(error_);
 }
 
-void ThreadPool::run_share(std::size_t index) noexcept {
-  if (index >= num_shares_) return;
-  try {
-    (*body_)(share_begin(count_, index, num_shares_), share_begin(count_, index + 1, num_shares_));
-  } catch (...) {
-    errors_[index] = std::current_exception();
-  }
-}
-
-void ThreadPool::work(std::size_t index) {
-  std::uint64_t seen_generation = 0;
+void ThreadPool::take_pieces(std::size_t thread) noexcept {
   while (true) {
-    {
-      std::unique_lock lock(mutex_);
-      start_.wait(lock, [&] { return is_stopping_ || generation_ != seen_generation; });
-      if (is_stopping_) return;
-      seen_generation = generation_;
+    const std::size_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
+    if (begin >= count_) return;
+    try {
+      (*body_)(begin, std::min(count_, begin + grain_), thread);
+    } catch (...) {
+      const std::lock_guard lock(error_mutex_);
+      if (!error_ || begin < error_begin_) {
+        error_ = std::current_exception();
+        error_begin_ = begin;
+      }
     }
-    run_share(index);
-    const std::lock_guard lock(mutex_);
-    if (--num_pending_ == 0) done_.notify_one();
+  }
+}
+
+// Waits for an open loop other than `seen`; false when the pool ends.
+bool ThreadPool::wait_for_loop(std::uint64_t seen) {
+  const auto is_there = [&] {
+    const std::uint64_t loop = open_loop_.load();
+    return loop != 0 && loop != seen;
+  };
+  const auto give_up = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kPausesBetweenClockReads; ++i) {
+      if (is_there()) return true;
+      pause_briefly();
+    }
+  } while (std::chrono::steady_clock::now() < give_up);
+  std::unique_lock lock(sleep_mutex_);
+  num_sleeping_.fetch_add(1);
+  wake_.wait(lock, [&] { return is_stopping_ || is_there(); });
+  num_sleeping_.fetch_sub(1);
+  return !is_stopping_;
+}
+
+void ThreadPool::work(std::size_t thread) {
+  std::uint64_t seen = 0;
+  while (wait_for_loop(seen)) {
+    num_inside_.fetch_add(1);
+    const std::uint64_t loop = open_loop_.load();
+    if (loop != 0) {
+      seen = loop;
+      take_pieces(thread);
+    }
+    num_inside_.fetch_sub(1);
   }
 }
 

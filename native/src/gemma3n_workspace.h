@@ -1,0 +1,111 @@
+// Memory that a step computes in, allocated once.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "nestling/gemma3n.h"
+#include "step_kernels.h"
+
+namespace nestling {
+
+// Rows are padded with zeros to whole groups, so that neither sums nor bytes need a tail.
+constexpr std::size_t padded(std::size_t size) { return (size + kGroup - 1) / kGroup * kGroup; }
+
+// An array of T in zeroed, aligned memory that takes pages when it is first written.
+template <class T>
+class Array {
+ public:
+  Array() = default;
+  explicit Array(std::size_t size) : buffer_(std::max<std::size_t>(size, 1) * sizeof(T)) {}
+  T* data() { return buffer_.as<T>(); }
+  const T* data() const { return buffer_.as<T>(); }
+
+ private:
+  Buffer buffer_;
+};
+
+// The input of products with weights: rows of floats, and their bytes if a weight is quantised.
+struct Activations {
+  Activations() = default;
+  Activations(std::size_t num_rows, std::size_t in_features, bool has_floats = true)
+      : size(in_features),
+        stride(padded(in_features)),
+        padded_in((in_features + 127) / 128 * 128),
+        floats(has_floats ? num_rows * stride : 0),
+        bytes((num_rows + kPanelRows) * padded_in),
+        groups((num_rows + kPanelRows) * (padded_in / kGroup)) {}
+
+  float* row(std::size_t index) { return floats.data() + index * stride; }
+  Rows from(std::size_t index) const {
+    return {floats.data() + index * stride, stride, bytes.data() + index * padded_in,
+            groups.data() + index * (padded_in / kGroup), padded_in};
+  }
+
+  std::size_t size = 0;
+  std::size_t stride = 0;
+  std::size_t padded_in = 0;
+  Array<float> floats;
+  Array<std::int8_t> bytes;
+  Array<GroupScale> groups;
+};
+
+// Plain float results [row][stride].
+struct Outputs {
+  Outputs() = default;
+  Outputs(std::size_t num_rows, std::size_t size)
+      : stride(padded(size)), floats(num_rows * stride) {}
+  float* row(std::size_t index) { return floats.data() + index * stride; }
+
+  std::size_t stride = 0;
+  Array<float> floats;
+};
+
+// Rows of gate outputs that one thread turns into activations at once.
+constexpr std::size_t kFeedForwardRows = 48;
+constexpr std::size_t kFeedForwardTiles = 8;
+
+struct Gemma3n::Workspace {
+  Workspace(const Gemma3nConfig& config, const std::vector<LayerConfig>& layers,
+            const Gemma3nWeights& weights, std::size_t max_rows, std::size_t max_model_len,
+            std::size_t num_threads, const StepKernels& kernels);
+
+  Activations embedding;   // the token's own, scaled
+  Outputs streams;         // [row][altup_num_inputs][hidden]
+  Outputs predictions;     // likewise
+  Activations normed;      // after input_layernorm
+  Outputs q, k, v;         // [row][head][head_dim] as the projections leave them
+  Outputs queries;         // [row][head][padded head_dim], normed and rotated
+  Activations attended;    // [row][head][head_dim]
+  Outputs attended_heads;  // [row][head][padded head_dim], if that differs
+  Activations laurel_low;
+  Outputs attention_out, laurel_out;
+  Outputs hidden;          // after attention; then after feed-forward
+  Activations ffn_in;      // after pre_feedforward_layernorm
+  Activations ffn_act;     // gelu(gate) * up
+  Outputs gate;            // of sparse layers; then the living neurons' values
+  Outputs up;              // of sparse layers that are computed densely
+  Array<std::uint32_t> live_indices;  // [row][gate.stride + 16]
+  std::vector<std::size_t> num_live;  // [row]
+  Array<std::int8_t> dot_bytes;       // [row][padded_in of hidden]
+  Array<float> dot_scales, dot_sums;  // [row][groups]
+  Outputs ffn_out;
+  Activations gate_in;    // of the per-layer input gate
+  Activations gated;      // gelu(gate) * per-layer input
+  Outputs gate_out, update;
+  Outputs projected;      // per_layer_model_projection's output
+  Outputs per_layer;      // [row][layer][padded per-layer size]
+  Outputs total;          // at the exit
+  Activations last;       // after the last norm
+  Outputs rope[2][2];     // of full and sliding layers: cosines, sines [row][head_dim / 2]
+  std::vector<float> inverse_frequency[2];
+  std::vector<Array<float>> thread_scratch;  // one a thread
+  std::size_t attention_rows = 1;            // rows of an attention tile
+  std::vector<std::int64_t> row_position;
+  std::vector<std::size_t> row_sequence;
+  std::vector<std::size_t> source_row;  // [row], its place in the batch
+  std::vector<std::size_t> attention_tiles;
+  std::vector<std::uint8_t> is_logit_row;
+};
+
+}  // namespace nestling

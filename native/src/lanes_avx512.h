@@ -1,0 +1,134 @@
+// 16 lanes in one AVX-512 register; dot products of bytes by VNNI. See lanes_portable.h for what
+// each operation means.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nestling {
+
+namespace {
+
+struct Avx512 {
+  static constexpr int kMostRows = 12;      // their sums take 24 of the 32 registers
+  static constexpr std::int32_t kByteBias = 128;  // signed weights are shifted to unsigned ones
+
+  struct F32 {
+    __m512 v;
+
+    static F32 zero() { return {_mm512_setzero_ps()}; }
+    static F32 all(float x) { return {_mm512_set1_ps(x)}; }
+    static F32 load(const float* from) { return {_mm512_loadu_ps(from)}; }
+    static F32 load_float16(const std::uint16_t* from) {
+      return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+    }
+    static F32 load_bfloat16(const std::uint16_t* from) {
+      const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+      return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+    }
+    // Scale 0 in lanes 0..7, scale 1 in lanes 8..15.
+    static F32 pair(const float* scales) {
+      const __m512 both = _mm512_castpd_ps(
+          _mm512_set1_pd(*reinterpret_cast<const double __attribute__((may_alias))*>(scales)));
+      return {_mm512_permutexvar_ps(
+          _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0), both)};
+    }
+    void store(float* to) const { _mm512_storeu_ps(to, v); }
+    void store_float16(std::uint16_t* to) const {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                          _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+    float total() const {
+      const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+      const __m128 four =
+          _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+      const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+      return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+    float largest() const { return _mm512_reduce_max_ps(v); }
+    friend F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+    friend F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+    friend F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+    friend F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+  };
+
+  static F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
+  static F32 keep_below(F32 a, int count) {
+    return {_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1u), a.v)};
+  }
+  static F32 select_range(F32 a, int begin, int end, float otherwise) {
+    const auto mask = static_cast<__mmask16>(((1u << end) - 1u) & ~((1u << begin) - 1u));
+    return {_mm512_mask_mov_ps(_mm512_set1_ps(otherwise), mask, a.v)};
+  }
+  static F32 times_power_of_two(F32 a, F32 shifted) {
+    const __m512i exponent = _mm512_slli_epi32(
+        _mm512_add_epi32(_mm512_castps_si512(shifted.v), _mm512_set1_epi32(127)), 23);
+    return {_mm512_mul_ps(a.v, _mm512_castsi512_ps(exponent))};
+  }
+
+  struct I32 {
+    __m512i v;
+
+    static I32 zero() { return {_mm512_setzero_si512()}; }
+    static I32 all(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+    F32 to_float() const { return {_mm512_cvtepi32_ps(v)}; }
+    friend I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+    friend I32 operator&(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+    static I32 widen_bytes(const std::uint8_t* from) {
+      return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static I32 widen_signed_bytes(const std::int8_t* from) {
+      return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    I32 high_nibbles() const { return {_mm512_srli_epi32(v, 4)}; }
+    I32 low_nibbles() const { return {_mm512_and_si512(v, _mm512_set1_epi32(15))}; }
+    std::int32_t total() const { return _mm512_reduce_add_epi32(v); }
+  };
+
+  struct Bytes {
+    __m512i v;
+
+    static Bytes load(const std::uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+    static Bytes load_signed(const std::int8_t* from) {
+      return {_mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8(-128))};
+    }
+    Bytes low_nibbles() const { return {_mm512_and_si512(v, _mm512_set1_epi8(15))}; }
+    Bytes high_nibbles() const {
+      return {_mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15))};
+    }
+  };
+
+  static I32 add_dot(I32 sum, Bytes w, const std::int8_t* x4) {
+    // By hand, as compilers load the four bytes into a register of their own first.
+    using Four = const std::int32_t __attribute__((may_alias));
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(sum.v)
+            : "v"(w.v), "m"(*reinterpret_cast<Four*>(x4)));
+    return sum;
+  }
+  static I32 add_dot_signed(I32 sum, Bytes w, const std::int8_t* x4) { return add_dot(sum, w, x4); }
+  static I32 add_dot_vector(I32 sum, Bytes w, const std::int8_t* x64) {
+    return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_loadu_si512(x64))};
+  }
+  static I32 add_dot_vector_signed(I32 sum, Bytes w, const std::int8_t* x64) {
+    return add_dot_vector(sum, w, x64);
+  }
+
+  // Rounds to nearest even; values must be within -127..127.
+  static void store_bytes(F32 values, std::int8_t* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(values.v)));
+  }
+
+  static void prefetch(const void* address) {
+    _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+  }
+};
+
+}  // namespace
+
+}  // namespace nestling

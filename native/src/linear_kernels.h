@@ -1,0 +1,271 @@
+// y = x W^T over the tiles of a Matrix. Included by each variant's source file.
+//
+// Each output is summed over the inputs in ascending order (groups of 32 for quantised weights,
+// whose integer sums are exact), in its own lane.
+#pragma once
+
+#include "step_kernels.h"
+
+namespace nestling {
+
+namespace {
+
+// Groups whose weights and activations stay in the first caches while rows and tiles go by.
+constexpr std::size_t kGroupsAtOnce = 64;
+
+template <class V, int kRows, bool kNibbles, bool kHasMin>
+inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
+                           std::size_t group_begin, std::size_t group_end, float* out,
+                           std::size_t out_stride) {
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  using Bytes = typename V::Bytes;
+  constexpr int kPanels = (kRows + 3) / 4;
+  constexpr int kLines = kNibbles ? 4 : 8;
+  const std::size_t first = tile * weight.num_groups() + group_begin;
+  const std::uint8_t* line = weight.values<std::uint8_t>() + first * kLines * 64;
+  const std::uint16_t* scales = weight.scales() + first * kTile;
+  const std::uint16_t* mins = kHasMin ? weight.mins() + first * kTile : nullptr;
+  const std::int8_t* bytes[kPanels];
+  const GroupScale* groups[kPanels];
+#pragma GCC unroll 16
+  for (int p = 0; p < kPanels; ++p) {
+    const std::size_t panel = row / kPanelRows + static_cast<std::size_t>(p);
+    bytes[p] = x.bytes + (panel * x.padded_in + group_begin * kGroup) * kPanelRows;
+    groups[p] = x.groups + (panel * x.num_groups() + group_begin) * kPanelRows;
+  }
+  F32 sums[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    sums[r] = group_begin == 0 ? F32::zero()
+                               : F32::load(out + static_cast<std::size_t>(r) * out_stride);
+  }
+  for (std::size_t g = group_begin; g < group_end; ++g) {
+    V::prefetch(line + 2048);
+    V::prefetch(line + 2048 + 64);
+    V::prefetch(line + 2048 + 128);
+    V::prefetch(line + 2048 + 192);
+    I32 dots[kRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const GroupScale& group = groups[r / 4][r % 4];
+      dots[r] = kNibbles ? (kHasMin ? I32::zero() : I32::all(group.nibble_bias))
+                         : I32::all(group.byte_bias);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < kLines; ++j) {
+      if constexpr (kNibbles) {
+        const Bytes both = Bytes::load(line + 64 * j);
+        const Bytes low = both.low_nibbles();
+        const Bytes high = both.high_nibbles();
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          dots[r] = V::add_dot(dots[r], low, bytes[r / 4] + 32 * j + 4 * (r % 4));
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          dots[r] = V::add_dot(dots[r], high, bytes[r / 4] + 32 * j + 16 + 4 * (r % 4));
+        }
+      } else {
+        const Bytes w = Bytes::load_signed(reinterpret_cast<const std::int8_t*>(line) + 64 * j);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          dots[r] = V::add_dot_signed(dots[r], w, bytes[r / 4] + 16 * j + 4 * (r % 4));
+        }
+      }
+    }
+    const F32 scale = F32::load_float16(scales);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const GroupScale& group = groups[r / 4][r % 4];
+      sums[r] = V::fma(dots[r].to_float(), scale * F32::all(group.scale), sums[r]);
+      if constexpr (kHasMin) {
+        sums[r] = V::fma(F32::load_float16(mins), F32::all(group.scaled_sum), sums[r]);
+      }
+    }
+    line += kLines * 64;
+    scales += kTile;
+    if constexpr (kHasMin) mins += kTile;
+#pragma GCC unroll 16
+    for (int p = 0; p < kPanels; ++p) {
+      bytes[p] += kGroup * kPanelRows;
+      groups[p] += kPanelRows;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) sums[r].store(out + static_cast<std::size_t>(r) * out_stride);
+}
+
+template <class V>
+inline typename V::F32 load_weights(const float* from) {
+  return V::F32::load(from);
+}
+struct Float16 {
+  std::uint16_t bits;
+};
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+template <class V>
+inline typename V::F32 load_weights(const Float16* from) {
+  return V::F32::load_float16(&from->bits);
+}
+template <class V>
+inline typename V::F32 load_weights(const Bfloat16* from) {
+  return V::F32::load_bfloat16(&from->bits);
+}
+
+template <class V, int kRows, class Weight>
+inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
+                       float* out, std::size_t out_stride) {
+  using F32 = typename V::F32;
+  const std::size_t in_features = weight.in_features();
+  const Weight* w = weight.values<Weight>() + tile * in_features * kTile;
+  const float* from = x.floats + row * x.stride;
+  F32 sums[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) sums[r] = F32::zero();
+  for (std::size_t k = 0; k < in_features; ++k) {
+    const F32 lanes = load_weights<V>(w + k * kTile);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] =
+          V::fma(F32::all(from[static_cast<std::size_t>(r) * x.stride + k]), lanes, sums[r]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) sums[r].store(out + static_cast<std::size_t>(r) * out_stride);
+}
+
+// Rows [row, row + num_rows) of one tile, num_rows <= kMost.
+template <class V, int kMost, bool kNibbles, bool kHasMin>
+inline void quantized_rows(const LinearTask& task, std::size_t tile, std::size_t row,
+                           std::size_t num_rows, std::size_t group_begin, std::size_t group_end) {
+  if (num_rows == kMost) {
+    float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
+    return quantized_tile<V, kMost, kNibbles, kHasMin>(*task.weight, task.x, tile, row, group_begin,
+                                                       group_end, out, task.out_stride);
+  }
+  if constexpr (kMost > 1) {
+    quantized_rows<V, kMost - 1, kNibbles, kHasMin>(task, tile, row, num_rows, group_begin,
+                                                    group_end);
+  }
+}
+
+// Rows to take next of `rest`: whole panels, in blocks of nearly equal size.
+template <class V>
+inline std::size_t rows_at_once(std::size_t rest) {
+  constexpr auto kMost = static_cast<std::size_t>(V::kMostRows);
+  if (rest <= kMost) return rest;
+  const std::size_t num_blocks = (rest + kMost - 1) / kMost;
+  const std::size_t rows = (rest + num_blocks - 1) / num_blocks;
+  return (rows + kPanelRows - 1) / kPanelRows * kPanelRows;
+}
+
+template <class V, bool kNibbles, bool kHasMin>
+inline void quantized_linear(const LinearTask& task) {
+  const std::size_t num_groups = task.weight->num_groups();
+  for (std::size_t begin = 0; begin < num_groups; begin += kGroupsAtOnce) {
+    const std::size_t end = begin + kGroupsAtOnce < num_groups ? begin + kGroupsAtOnce : num_groups;
+    for (std::size_t row = 0; row < task.num_rows;) {
+      const std::size_t rows = rows_at_once<V>(task.num_rows - row);
+      for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
+        quantized_rows<V, V::kMostRows, kNibbles, kHasMin>(task, tile, row, rows, begin, end);
+      }
+      row += rows;
+    }
+  }
+}
+
+template <class V, int kMost, class Weight>
+inline void float_rows(const LinearTask& task, std::size_t tile, std::size_t row,
+                       std::size_t num_rows) {
+  if (num_rows == kMost) {
+    float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
+    return float_tile<V, kMost, Weight>(*task.weight, task.x, tile, row, out, task.out_stride);
+  }
+  if constexpr (kMost > 1) float_rows<V, kMost - 1, Weight>(task, tile, row, num_rows);
+}
+
+template <class V, class Weight>
+inline void float_linear(const LinearTask& task) {
+  for (std::size_t row = 0; row < task.num_rows;) {
+    const std::size_t rows = rows_at_once<V>(task.num_rows - row);
+    for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
+      float_rows<V, V::kMostRows, Weight>(task, tile, row, rows);
+    }
+    row += rows;
+  }
+}
+
+template <class V>
+void linear_kernel(const LinearTask& task) {
+  const bool has_min = task.weight->has_min();
+  switch (task.weight->format()) {
+    case Format::kFloat32:
+      return float_linear<V, float>(task);
+    case Format::kFloat16:
+      return float_linear<V, Float16>(task);
+    case Format::kBfloat16:
+      return float_linear<V, Bfloat16>(task);
+    case Format::kQ4:
+      return has_min ? quantized_linear<V, true, true>(task)
+                     : quantized_linear<V, true, false>(task);
+    case Format::kQ8:
+      return has_min ? quantized_linear<V, false, true>(task)
+                     : quantized_linear<V, false, false>(task);
+  }
+}
+
+// Bytes and their group's numbers: x is rounded to 127 steps of its largest magnitude.
+template <class V>
+inline GroupScale quantize_group(const float* x, std::int8_t* bytes) {
+  using F32 = typename V::F32;
+  const F32 first = F32::load(x);
+  const F32 second = F32::load(x + 16);
+  const float largest = V::max(V::abs(first), V::abs(second)).largest();
+  const float scale = largest / 127.0f;
+  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+  V::store_bytes(first * F32::all(inverse), bytes);
+  V::store_bytes(second * F32::all(inverse), bytes + 16);
+  std::int32_t sum = 0;
+  for (std::size_t i = 0; i < kGroup; ++i) sum += bytes[i];
+  return {scale, scale * static_cast<float>(sum), -8 * sum, -V::kByteBias * sum};
+}
+
+template <class V>
+void quantize_kernel(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
+                     std::int8_t* bytes, GroupScale* groups) {
+  const std::size_t panel = row / kPanelRows;
+  const std::size_t place = row % kPanelRows;
+  const std::size_t num_groups = padded_in / kGroup;
+  std::int8_t* to = bytes + panel * padded_in * kPanelRows + place * 4;
+  GroupScale* to_group = groups + panel * num_groups * kPanelRows + place;
+  for (std::size_t g = 0; g * kGroup < size; ++g) {
+    alignas(64) std::int8_t group[kGroup];
+    to_group[g * kPanelRows] = quantize_group<V>(x + g * kGroup, group);
+    for (std::size_t k = 0; k < kGroup; k += 4) {
+      __builtin_memcpy(to + (g * kGroup + k) * kPanelRows, group + k, 4);
+    }
+  }
+}
+
+template <class V>
+void quantize_dot_kernel(const float* x, std::size_t size, std::size_t padded_in,
+                         std::int8_t* bytes, float* scales, float* scaled_sums) {
+  for (std::size_t g = 0; g < padded_in / kGroup; ++g) {
+    if (g * kGroup < size) {
+      const GroupScale group = quantize_group<V>(x + g * kGroup, bytes + g * kGroup);
+      scales[g] = group.scale;
+      scaled_sums[g] = group.scaled_sum;
+    } else {
+      __builtin_memset(bytes + g * kGroup, 0, kGroup);
+      scales[g] = 0.0f;
+      scaled_sums[g] = 0.0f;
+    }
+  }
+}
+
+}  // namespace
+
+}  // namespace nestling

@@ -1,0 +1,148 @@
+// What the model step asks of a variant: products with packed weights, attention, sparse
+// feed-forward, and the sums over one row. Each variant is built from the same loops
+// (`*_kernels.h`) over its own lanes.
+//
+// Every result of a row depends on that row alone, to the bit: sums run in one fixed order whatever
+// the number of rows, the place of a row in a register block, or the thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "nestling/matrix.h"
+#include "nestling/variant.h"
+
+namespace nestling {
+
+constexpr std::size_t kPanelRows = 4;
+
+// What a group of 32 activations of one row needs beside its bytes: x = scale * byte.
+struct GroupScale {
+  float scale;
+  float scaled_sum;          // scale * sum of the bytes
+  std::int32_t nibble_bias;  // -8 * sum of the bytes: where the sum of nibbles starts
+  std::int32_t byte_bias;    // -V::kByteBias * sum of the bytes
+};
+
+// Rows of activations, as floats and, for quantised weights, as bytes in groups of 32.
+struct Rows {
+  const float* floats = nullptr;       // [row][stride]
+  std::size_t stride = 0;              // multiple of 16
+  const std::int8_t* bytes = nullptr;  // [row / 4][k / 4][row % 4][4], of padded_in inputs
+  const GroupScale* groups = nullptr;  // [row / 4][group][row % 4]
+  std::size_t padded_in = 0;           // multiple of 128
+
+  std::size_t num_groups() const { return padded_in / kGroup; }
+};
+
+// out[row][16 * tile + i] for rows [0, num_rows) and tiles [tile_begin, tile_end).
+struct LinearTask {
+  const Matrix* weight;
+  Rows x;
+  std::size_t num_rows;
+  std::size_t tile_begin;
+  std::size_t tile_end;
+  float* out;              // of tile_begin
+  std::size_t out_stride;  // multiple of 16, at least the tiles' outputs
+};
+
+// One row in a form for dots with single rows of weights.
+struct DotRow {
+  const float* floats;       // [padded_in], zero beyond in_features
+  const std::int8_t* bytes;  // [padded_in]
+  const float* scales;       // [padded_in / 32]
+  const float* scaled_sums;  // [padded_in / 32]
+};
+
+// out[d] += sum over live neurons n of values[n] * column indices[n], for outputs [begin, end).
+struct SparseDownTask {
+  const ColumnMatrix* weight;
+  const std::uint32_t* indices;  // ascending
+  const float* values;
+  std::size_t num_live;
+  std::size_t begin;  // multiple of 128
+  std::size_t end;    // multiple of 32
+  float* out;         // [padded_out]
+};
+
+// Keys and values of one layer and pool of blocks. 16 neighbouring positions are a key group: keys
+// [kv_head][dim][16], then values [kv_head][16][dim].
+struct LayerCache {
+  const void* base = nullptr;
+  bool is_float16 = true;
+  std::size_t block_stride = 0;  // elements from one block to the next
+  std::size_t group_stride = 0;  // elements from one key group to the next within a block
+  std::size_t groups_per_block = 1;
+};
+
+// Neighbouring positions of one sequence and the query heads of one kv head.
+struct AttentionTask {
+  const float* q;  // [num_rows][q_stride]: at the first query head of the kv head
+  std::size_t q_stride;
+  float* out;  // likewise
+  std::size_t out_stride;
+  std::size_t num_rows;
+  std::size_t num_queries;  // query heads that share the kv head, `head_stride` apart
+  std::size_t head_stride;  // padded head_dim, multiple of 16
+  std::size_t kv_head;
+  std::size_t num_kv_heads;
+  std::int64_t first_position;
+  std::int64_t window;  // positions that a row sees, its own included; 0: all
+  LayerCache cache;
+  const std::int32_t* block_table;
+  float* scratch;  // attention_scratch(...) floats
+};
+
+struct StepKernels {
+  std::size_t attention_rows;  // rows of a tile, times query heads, that fit the registers
+
+  void (*linear)(const LinearTask&);
+
+  // Bytes, scales and sums of `num_rows` rows; rows fill their place in panels from `first_row`.
+  void (*quantize)(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
+                   std::int8_t* bytes, GroupScale* groups);
+  // The same row for dots: bytes [padded_in], scales and sums [padded_in / 32].
+  void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
+                       float* scales, float* scaled_sums);
+
+  float (*dot_row)(const RowMatrix& weight, std::size_t row, const DotRow& x);
+  void (*sparse_down)(const SparseDownTask&);
+
+  void (*attention)(const AttentionTask&);
+
+  float (*sum)(const float* x, std::size_t n);
+  float (*sum_squares)(const float* x, std::size_t n);
+  // sum of (x - mean)^2
+  float (*sum_squared_distances)(const float* x, std::size_t size, float mean);
+  // sums[i] = x . rows[i], and last the sum of squares of x
+  void (*dots)(const float* x, const float* rows, std::size_t num_rows, std::size_t n, float* sums);
+  // out = sum of coefs[i] * inputs[i]; out may be one of them
+  void (*combine)(float* out, const float* const* inputs, const float* coefs, std::size_t count,
+                  std::size_t n);
+  // out = base + x * scale * weight; base may be null (0) or out
+  void (*add_normed)(float* out, const float* base, const float* x, float scale,
+                     const float* weight, std::size_t n);
+  // RoPE on x [2 * half]
+  void (*rotate)(float* x, const float* cos, const float* sin, std::size_t half);
+  void (*to_float16)(const float* x, std::size_t n, std::uint16_t* out);
+  // Indices of x > cutoff and gelu(x - cutoff); returns their number. `values` may be x itself;
+  // both have room for size + 16.
+  std::size_t (*select_live)(const float* x, std::size_t size, float cutoff,
+                             std::uint32_t* indices, float* values);
+  // x = gelu(x) * y
+  void (*gelu_times)(float* x, const float* y, std::size_t n);
+  // x = cap * tanh(x / cap)
+  void (*soft_cap)(float* x, std::size_t n, float cap);
+};
+
+extern const StepKernels kPortableStep;
+extern const StepKernels kAvx2Step;
+extern const StepKernels kAvx512Step;
+
+// Floats of scratch that an attention task over `num_keys` positions needs.
+std::size_t attention_scratch(std::size_t num_vectors, std::size_t head_stride,
+                              std::size_t num_keys);
+
+const StepKernels& step_kernels(Variant variant);  // throws std::invalid_argument if unsupported
+
+}  // namespace nestling

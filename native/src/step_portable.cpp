@@ -1,0 +1,12 @@
+// The step kernels for any processor.
+
+#include "step_kernels.h"
+
+#include "lanes_portable.h"
+#include "step_table.h"
+
+namespace nestling {
+
+const StepKernels kPortableStep = step_table<Portable>();
+
+}  // namespace nestling

@@ -1,0 +1,37 @@
+// The table of a variant, from its lanes. Included by each variant's source file.
+#pragma once
+
+#include "attention_kernels.h"
+#include "linear_kernels.h"
+#include "row_kernels.h"
+#include "sparse_kernels.h"
+
+namespace nestling {
+
+namespace {
+
+template <class V>
+constexpr StepKernels step_table() {
+  return {.attention_rows = static_cast<std::size_t>(kMostScored<V>),
+          .linear = linear_kernel<V>,
+          .quantize = quantize_kernel<V>,
+          .quantize_dot = quantize_dot_kernel<V>,
+          .dot_row = dot_row_kernel<V>,
+          .sparse_down = sparse_down_kernel<V>,
+          .attention = attention_kernel<V>,
+          .sum = sum_kernel<V>,
+          .sum_squares = sum_squares_kernel<V>,
+          .sum_squared_distances = sum_squared_distances_kernel<V>,
+          .dots = dots_kernel<V>,
+          .combine = combine_kernel<V>,
+          .add_normed = add_normed_kernel<V>,
+          .rotate = rotate_kernel<V>,
+          .to_float16 = to_float16_kernel<V>,
+          .select_live = select_live_kernel<V>,
+          .gelu_times = gelu_times_kernel<V>,
+          .soft_cap = soft_cap_kernel<V>};
+}
+
+}  // namespace
+
+}  // namespace nestling
