@@ -5,12 +5,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <algorithm>
 #include <optional>
 
 #include "arrays.h"
+#include "modules.h"
 #include "nestling/attention.h"
 #include "nestling/linear.h"
 #include "nestling/sampling.h"
@@ -63,14 +65,6 @@ std::unique_ptr<PackedLinear> pack(const AnyArray& weight, const std::string& dt
   const WeightType type = weight_type_of(dtype);
   const nb::gil_scoped_release release;
   return std::make_unique<PackedLinear>(data, weight.shape(0), weight.shape(1), type);
-}
-
-Variant variant_of(const std::string& name) {
-  if (name == "best") return best_variant();
-  if (name == "portable") return Variant::kPortable;
-  if (name == "avx2") return Variant::kAvx2;
-  throw nb::value_error(
-      ("variant: expected \"best\", \"portable\" or \"avx2\", got \"" + name + "\"").c_str());
 }
 
 nb::ndarray<nb::numpy, float> apply_linear(const AnyArray& x, const PackedLinear& weight,
@@ -170,12 +164,24 @@ void bind(nb::module_& module) {
   module.def("attention", &apply_attention, "q"_a, "k_cache"_a, "v_cache"_a, "slots"_a,
              "row_begin"_a, "row_end"_a, "pool"_a, "variant"_a = "best");
   module.def("variants", [] {
-    return is_supported(Variant::kAvx2) ? nb::make_tuple("portable", "avx2")
-                                        : nb::make_tuple("portable");
+    nb::list names;
+    for (const Variant variant : kVariants) {
+      if (is_supported(variant)) names.append(name_of(variant));
+    }
+    return nb::tuple(names);
   });
 }
 
 }  // namespace
+
+Variant variant_of(const std::string& name) {
+  if (name == "best") return best_variant();
+  for (const Variant variant : kVariants) {
+    if (name == name_of(variant)) return variant;
+  }
+  throw nb::value_error(
+      ("variant: expected \"best\" or one of variants(), got \"" + name + "\"").c_str());
+}
 
 }  // namespace nestling::bindings
 
@@ -183,4 +189,6 @@ NB_MODULE(_core, module) {
   // A model that is still loaded when the interpreter ends is no leak worth a report.
   nanobind::set_leak_warnings(false);
   nestling::bindings::bind(module);
+  nestling::bindings::bind_weights(module);
+  nestling::bindings::bind_gemma3n(module);
 }
