@@ -16,6 +16,11 @@ from nestling.errors import SettingsError
         ("max_waiting", -1),
         ("max_model_len", 1),
         ("num_blocks", 0),
+        ("num_sliding_blocks", 0),
+        ("engine", "fast"),
+        ("kv_dtype", "int8"),
+        ("max_step_s", 0),
+        ("max_step_s", float("nan")),
         ("block_size", 0),
         ("kv_cache_bytes", 0),
     ],
@@ -23,6 +28,13 @@ from nestling.errors import SettingsError
 def test_bad_values_are_named(key: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"{key}: expected .*got '?{value}"):
         EngineConfig(model="/m", **{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("key", "value"), [("dtype", "bfloat16"), ("num_threads", 2)])
+def test_the_reference_takes_nothing_that_it_would_ignore(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"{key}: expected .*engine reference.*got '?{value}"):
+        EngineConfig(model="/m", engine="reference", **{key: value})  # type: ignore[arg-type]
+    EngineConfig(model="/m", engine="native", **{key: value})  # type: ignore[arg-type]
 
 
 def test_the_defaults_stand() -> None:
