@@ -139,7 +139,7 @@ inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, st
 
 // Rows [row, row + num_rows) of one tile, num_rows <= kMost.
 template <class V, int kMost, bool kNibbles, bool kHasMin>
-inline void quantized_rows(const LinearTask& task, std::size_t tile, std::size_t row,
+inline void quantized_rows(const ProductTask& task, std::size_t tile, std::size_t row,
                            std::size_t num_rows, std::size_t group_begin, std::size_t group_end) {
   if (num_rows == kMost) {
     float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
@@ -156,6 +156,7 @@ inline void quantized_rows(const LinearTask& task, std::size_t tile, std::size_t
 template <class V>
 inline std::size_t rows_at_once(std::size_t rest) {
   constexpr auto kMost = static_cast<std::size_t>(V::kMostRows);
+  static_assert(kMost % kPanelRows == 0);
   if (rest <= kMost) return rest;
   const std::size_t num_blocks = (rest + kMost - 1) / kMost;
   const std::size_t rows = (rest + num_blocks - 1) / num_blocks;
@@ -163,7 +164,7 @@ inline std::size_t rows_at_once(std::size_t rest) {
 }
 
 template <class V, bool kNibbles, bool kHasMin>
-inline void quantized_linear(const LinearTask& task) {
+inline void quantized_linear(const ProductTask& task) {
   const std::size_t num_groups = task.weight->num_groups();
   for (std::size_t begin = 0; begin < num_groups; begin += kGroupsAtOnce) {
     const std::size_t end = begin + kGroupsAtOnce < num_groups ? begin + kGroupsAtOnce : num_groups;
@@ -178,7 +179,7 @@ inline void quantized_linear(const LinearTask& task) {
 }
 
 template <class V, int kMost, class Weight>
-inline void float_rows(const LinearTask& task, std::size_t tile, std::size_t row,
+inline void float_rows(const ProductTask& task, std::size_t tile, std::size_t row,
                        std::size_t num_rows) {
   if (num_rows == kMost) {
     float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
@@ -188,7 +189,7 @@ inline void float_rows(const LinearTask& task, std::size_t tile, std::size_t row
 }
 
 template <class V, class Weight>
-inline void float_linear(const LinearTask& task) {
+inline void float_linear(const ProductTask& task) {
   for (std::size_t row = 0; row < task.num_rows;) {
     const std::size_t rows = rows_at_once<V>(task.num_rows - row);
     for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
@@ -199,7 +200,7 @@ inline void float_linear(const LinearTask& task) {
 }
 
 template <class V>
-void linear_kernel(const LinearTask& task) {
+void linear_kernel(const ProductTask& task) {
   const bool has_min = task.weight->has_min();
   switch (task.weight->format()) {
     case Format::kFloat32:

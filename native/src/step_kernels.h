@@ -36,7 +36,7 @@ struct Rows {
 };
 
 // out[row][16 * tile + i] for rows [0, num_rows) and tiles [tile_begin, tile_end).
-struct LinearTask {
+struct ProductTask {
   const Matrix* weight;
   Rows x;
   std::size_t num_rows;
@@ -96,7 +96,7 @@ struct AttentionTask {
 struct StepKernels {
   std::size_t attention_rows;  // rows of a tile, times query heads, that fit the registers
 
-  void (*linear)(const LinearTask&);
+  void (*linear)(const ProductTask&);
 
   // Bytes, scales and sums of `num_rows` rows; rows fill their place in panels from `first_row`.
   void (*quantize)(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,

@@ -1,0 +1,112 @@
+"""One step of the decoder and its KV cache in the C++ core: typed functions over the extension."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.native import _core
+from nestling.native.threads import ThreadPool
+
+Int32 = NDArray[np.int32]
+OnLayer = Callable[[int, NDArray[np.float32]], None]
+"""Called after each layer with its index and the streams [num_rows, altup_num_inputs, hidden]."""
+
+
+class LayerShape(TypedDict):
+    """What the core must know of a layer beside its weights."""
+
+    intermediate_size: int
+    is_sliding: bool
+    kv_source_layer: int
+    std_multiplier: float | None
+
+
+class Gemma3n:
+    """The decoder; computes one batch at a time.
+
+    `weights` are by checkpoint name: packed matrices, float32 vectors, and the two embedding tables
+    as (dtype, bytes, rows, row_size) in a mapped file. Raises ValueError naming what does not fit.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, float],
+        layers: Sequence[LayerShape],
+        weights: Mapping[str, Any],
+        pool: ThreadPool,
+        *,
+        max_rows: int,
+        max_model_len: int,
+        prefill_skip: bool = True,
+        variant: str = "best",
+    ) -> None:
+        self.core = _core.Gemma3n(
+            dict(config),
+            list(layers),
+            dict(weights),
+            max_rows=max_rows,
+            max_model_len=max_model_len,
+            prefill_skip=prefill_skip,
+            pool=pool,
+            variant=variant,
+        )
+
+    def step(
+        self,
+        cache: "KvCache",
+        *,
+        input_ids: Int32,
+        positions: Int32,
+        query_start_loc: Int32,
+        full_block_table: Int32,
+        sliding_block_table: Int32,
+        logit_rows: Int32,
+        num_logits: int,
+        on_layer: OnLayer | None = None,
+    ) -> NDArray[np.float32]:
+        """f32 [num_logit_rows, num_logits]; arrays as in `model/batch.py:ForwardBatch`.
+
+        Changes only the cache slots that the batch names. Raises ValueError naming a bad field.
+        """
+        return self.core.step(
+            cache.core,
+            input_ids,
+            positions,
+            query_start_loc,
+            full_block_table,
+            sliding_block_table,
+            logit_rows,
+            num_logits,
+            on_layer,
+        )
+
+    def times(self) -> dict[str, float]:
+        """Seconds by part (`*_s`) and counts (`num_*`, `weight_bytes`) since the model was made."""
+        return self.core.times()
+
+    def weight_bytes_per_token(self) -> float:
+        """Bytes of weights that one decoded token reads, embedding tables left out."""
+        return self.core.weight_bytes_per_token()
+
+
+class KvCache:
+    """Keys and values of all layers, in a pool of blocks for full and one for sliding layers."""
+
+    def __init__(
+        self,
+        model: Gemma3n,
+        *,
+        block_size: int,
+        num_full_blocks: int,
+        num_sliding_blocks: int,
+        is_float16: bool,
+    ) -> None:
+        self.core = _core.KvCache(
+            model.core,
+            block_size=block_size,
+            num_full_blocks=num_full_blocks,
+            num_sliding_blocks=num_sliding_blocks,
+            is_float16=is_float16,
+        )

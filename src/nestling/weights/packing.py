@@ -1,0 +1,125 @@
+"""A checkpoint's tensors in the C++ core's arrangements, as its decoder takes them.
+
+Matrices are packed from the mapped file without a float copy; the embedding tables stay mapped.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.model.config import Gemma3nTextConfig
+from nestling.model.names import required_tensors
+from nestling.model.tensors import TensorSource
+from nestling.native.gemma3n import LayerShape
+from nestling.native.threads import ThreadPool
+from nestling.native.weights import ColumnMatrix, Matrix, RowMatrix
+from nestling.weights.stored_tensor import StoredTensors
+
+WeightDtype = Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"]
+WEIGHT_DTYPES: tuple[str, ...] = get_args(WeightDtype)
+
+_HEAD = "embed_tokens.weight"
+_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
+# Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
+_NEVER_QUANTIZED = ("altup", "laurel", "per_layer_model_projection")
+# In float32 whatever the rest is: a few numbers that steer all streams.
+_VECTORS = (
+    "altup.modality_router.weight",
+    "altup.prediction_coefs.weight",
+    "altup.correction_coefs.weight",
+)
+
+Stored = tuple[str, NDArray[np.uint8], tuple[int, ...]]
+"""GGML's type name, the bytes, the shape."""
+
+
+def stored(tensors: TensorSource, name: str) -> Stored:
+    """The tensor as it lies in its file; of another source its float32 values."""
+    if isinstance(tensors, StoredTensors):
+        found = tensors.stored(name)
+        return found.dtype, found.data, found.shape
+    values = np.ascontiguousarray(tensors.tensor(name), np.float32)
+    return "F32", values.reshape(-1).view(np.uint8), values.shape
+
+
+def pack_weights(
+    config: Gemma3nTextConfig,
+    tensors: TensorSource,
+    pool: ThreadPool,
+    dtype: WeightDtype = "auto",
+    *,
+    sparse_feed_forward: bool = True,
+) -> dict[str, Any]:
+    """Everything that `native.gemma3n.Gemma3n` wants, by checkpoint name.
+
+    `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
+    "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
+    by neuron unless `sparse_feed_forward` is off.
+    """
+    weights: dict[str, Any] = {}
+    sparse = set(_sparse_names(config)) if sparse_feed_forward else set()
+    for name, shape in required_tensors(config).items():
+        dtype_in_file, data, _ = stored(tensors, name)
+        if name in _TABLES:
+            weights[name] = (dtype_in_file, data, *shape)
+        if name == _TABLES[1]:
+            continue
+        if len(shape) == 1 or name.endswith(_VECTORS):
+            weights[name] = np.array(tensors.tensor(name), np.float32).reshape(-1)
+            continue
+        kind: type[Matrix | RowMatrix | ColumnMatrix] = Matrix
+        if name in sparse:
+            kind = RowMatrix if "up_proj" in name else ColumnMatrix
+        packed_format = _format(name, dtype_in_file, data, dtype)
+        packed = kind.pack(data, dtype_in_file, shape, packed_format, pool)
+        weights["lm_head.weight" if name == _HEAD else name] = packed
+    for i in range(config.num_hidden_layers):  # absent where the model has no such scale
+        scale = f"layers.{i}.altup.correct_output_scale"
+        weights.setdefault(scale, np.ones(config.hidden_size, np.float32))
+    return weights
+
+
+def core_config(config: Gemma3nTextConfig) -> dict[str, float]:
+    """The sizes and constants, by the core's names."""
+    names = (
+        "vocab_size", "vocab_size_per_layer_input", "hidden_size", "hidden_size_per_layer_input",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "laurel_rank",
+        "altup_num_inputs", "altup_active_idx", "rope_theta", "rope_local_base_freq",
+        "rms_norm_eps",
+    )  # fmt: skip
+    values: dict[str, float] = {name: getattr(config, name) for name in names}
+    values["final_logit_softcapping"] = config.final_logit_softcapping or 0.0
+    return values
+
+
+def core_layers(config: Gemma3nTextConfig) -> list[LayerShape]:
+    """What the core must know of each layer."""
+    return [
+        LayerShape(
+            intermediate_size=config.intermediate_size[i],
+            is_sliding=config.is_sliding(i),
+            kv_source_layer=config.kv_source_layer(i),
+            std_multiplier=config.activation_std_multiplier(i),
+        )
+        for i in range(config.num_hidden_layers)
+    ]
+
+
+def _sparse_names(config: Gemma3nTextConfig) -> Iterator[str]:
+    for i in range(config.num_hidden_layers):
+        if config.activation_std_multiplier(i) is not None:
+            yield f"layers.{i}.mlp.up_proj.weight"
+            yield f"layers.{i}.mlp.down_proj.weight"
+
+
+def _format(name: str, dtype_in_file: str, data: NDArray[np.uint8], dtype: WeightDtype) -> str:
+    """The core's name of the format to pack into."""
+    if dtype in ("q8", "q4") and not any(part in name for part in _NEVER_QUANTIZED):
+        return dtype
+    if dtype in ("float32", "float16", "bfloat16"):
+        return dtype
+    if dtype_in_file == "F32" and not np.any(data.view("<u4") & 0xFFFF):
+        return "bfloat16"
+    return "natural"
