@@ -26,13 +26,14 @@ class Buffer {
   }
 
  private:
-  struct Unmap {
-    std::size_t num_bytes = 0;
+  struct Free {
+    std::size_t mapped_bytes;  // 0: from the heap
     void operator()(std::byte* data) const;
   };
+  using Pointer = std::unique_ptr<std::byte, Free>;
 
   std::size_t num_bytes_ = 0;
-  std::unique_ptr<std::byte, Unmap> data_;
+  Pointer data_;
 };
 
 }  // namespace nestling

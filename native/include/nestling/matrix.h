@@ -133,4 +133,10 @@ class ColumnMatrix {
   std::optional<Buffer> mins_;
 };
 
+// out [out_features, in_features] = the values that the packed weights stand for. Slow: for tests
+// and for looking at weights.
+void unpack(const Matrix& packed, float* out);
+void unpack(const RowMatrix& packed, float* out);
+void unpack(const ColumnMatrix& packed, float* out);
+
 }  // namespace nestling

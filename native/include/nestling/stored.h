@@ -9,9 +9,22 @@ namespace nestling {
 
 // Element types of safetensors and GGUF files, named as GGML names them.
 enum class StoredType {
-  kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1,
-  kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kIQ4_XS,
-};  // clang-format off is not needed: one list
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS,
+};
 
 // Throws std::invalid_argument for a name that is none of the above ("Q4_0", "BF16", ...).
 StoredType stored_type_of(const std::string& name);
@@ -19,8 +32,8 @@ StoredType stored_type_of(const std::string& name);
 std::size_t block_elements(StoredType type);  // 1, 32 or 256
 std::size_t block_bytes(StoredType type);
 
-// A matrix [num_rows, row_size] in whole blocks, row after row; the memory belongs to a mapped file.
-// No alignment is assumed.
+// A matrix [num_rows, row_size] in whole blocks, row after row; the memory belongs to a mapped
+// file. No alignment is assumed.
 struct StoredMatrix {
   StoredType type = StoredType::kF32;
   const std::byte* data = nullptr;

@@ -73,7 +73,7 @@ def pack_weights(
         if name in sparse:
             kind = RowMatrix if "up_proj" in name else ColumnMatrix
         packed_format = _format(name, dtype_in_file, data, dtype)
-        packed = kind.pack(data, dtype_in_file, shape, packed_format, pool)
+        packed = kind.pack(data, dtype_in_file, shape[1], pool, packed_format)
         weights["lm_head.weight" if name == _HEAD else name] = packed
     for i in range(config.num_hidden_layers):  # absent where the model has no such scale
         scale = f"layers.{i}.altup.correct_output_scale"
@@ -114,12 +114,14 @@ def _sparse_names(config: Gemma3nTextConfig) -> Iterator[str]:
             yield f"layers.{i}.mlp.down_proj.weight"
 
 
-def _format(name: str, dtype_in_file: str, data: NDArray[np.uint8], dtype: WeightDtype) -> str:
-    """The core's name of the format to pack into."""
+def _format(
+    name: str, dtype_in_file: str, data: NDArray[np.uint8], dtype: WeightDtype
+) -> str | None:
+    """The core's name of the format to pack into; None keeps the stored values."""
     if dtype in ("q8", "q4") and not any(part in name for part in _NEVER_QUANTIZED):
         return dtype
     if dtype in ("float32", "float16", "bfloat16"):
         return dtype
     if dtype_in_file == "F32" and not np.any(data.view("<u4") & 0xFFFF):
         return "bfloat16"
-    return "natural"
+    return None
