@@ -32,7 +32,8 @@ def test_a_hit_gives_the_same_tokens_and_is_told_in_every_output() -> None:
     assert (stats.num_prefix_hits, stats.num_cached_tokens) == (1, 20)
     assert stats.num_prompt_tokens == 21 + 1
     assert computed_rows(loop) == 21 + 8 + 1 + 8
-    assert (stats.num_free_blocks, stats.num_free_sliding_blocks) == (24, 24)
+    assert stats.num_free_blocks == stats.num_blocks == 24
+    assert stats.num_free_sliding_blocks == stats.num_sliding_blocks
 
 
 def test_the_next_turn_finds_the_answer_too() -> None:

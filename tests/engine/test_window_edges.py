@@ -43,7 +43,11 @@ class World:
             kv_dtype=kv_dtype,
         )
         self.kv = KVCacheManager(
-            num_blocks=140, num_sliding_blocks=110, block_size=16, sliding_window=WINDOW
+            num_blocks=140,
+            num_sliding_blocks=110,
+            block_size=16,
+            sliding_window=WINDOW,
+            max_rows=MAX_ROWS,
         )
 
     def logits(
