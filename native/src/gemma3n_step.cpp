@@ -19,10 +19,12 @@ namespace {
 
 constexpr float kLeastMeanSquare = 1e-5f;  // the floor of AltUp's magnitudes, HF's
 constexpr std::size_t kMostStreams = 16;
-constexpr std::size_t kNeuronsAtOnce = 256;   // rows of up_proj that stay in the L2 cache
-constexpr std::size_t kColumnsAtOnce = 1024;  // columns of down_proj likewise, by the slice below
-constexpr std::size_t kSliceOfMany = 256;     // outputs that one thread adds up
-constexpr std::size_t kSliceOfOne = 512;
+constexpr std::size_t kChunk = 64;           // neurons between two marks in a row's living ones
+constexpr std::size_t kUpChunks = 4;         // whose rows of up_proj stay in the L2 cache
+constexpr std::size_t kDecodedWidth = 64;    // outputs of some chunks that stay in the L2 cache
+constexpr std::size_t kDecodedChunks = 4;
+constexpr std::size_t kRowsToDecodeFor = 24; // from here on columns serve more than one row
+constexpr std::size_t kSlice = 512;          // outputs that one thread adds up for few rows
 constexpr std::size_t kHeadTiles = 16;
 
 using Clock = std::chrono::steady_clock;
@@ -103,6 +105,8 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
     up = Outputs(rows, intermediate);
     live_indices = Array<std::uint32_t>(rows * (gate.stride + kTile));
     num_live.resize(rows);
+    marks_stride = (intermediate + kChunk - 1) / kChunk + 1;
+    live_marks = Array<std::uint32_t>(rows * marks_stride);
     dot_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
     dot_scales = Array<float>(rows * (ffn_in.padded_in / kGroup));
     dot_sums = Array<float>(rows * (ffn_in.padded_in / kGroup));
@@ -131,8 +135,11 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   const std::size_t num_vectors = attention_rows * num_queries;
   const std::size_t scratch = std::max(
       attention_scratch(num_vectors, head, max_model_len),
-      2 * kFeedForwardRows * kHeadTiles * kTile);
-  for (std::size_t i = 0; i < num_threads; ++i) thread_scratch.emplace_back(scratch);
+      std::max(2 * kFeedForwardRows * kHeadTiles * kTile, kDecodedChunks * kChunk * kDecodedWidth));
+  for (std::size_t i = 0; i < num_threads; ++i) {
+    thread_scratch.emplace_back(scratch);
+    thread_live_rows.emplace_back(has_sparse ? rows : 0);
+  }
   row_position.resize(rows);
   row_sequence.resize(rows);
   source_row.resize(rows);
@@ -746,43 +753,62 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
   times_.num_sparse_neurons += num_rows_ * size;
   if (w.up_rows == nullptr) return dense_after_gate(layer);
 
-  // The row's living neurons within [begin, end).
-  const auto live_range = [&](std::size_t row, std::size_t begin, std::size_t end) {
-    const std::uint32_t* first = ws_.live_indices.data() + row * index_stride;
-    const std::uint32_t* last = first + ws_.num_live[row];
-    const auto* from = std::lower_bound(first, last, static_cast<std::uint32_t>(begin));
-    const auto* to = std::lower_bound(from, last, static_cast<std::uint32_t>(end));
-    return std::pair(static_cast<std::size_t>(from - first), static_cast<std::size_t>(to - first));
-  };
+  const std::size_t num_chunks = (size + kChunk - 1) / kChunk;
+  // Marks: where a row's living neurons of chunk c begin.
+  for_rows([&](std::size_t row) {
+    const std::uint32_t* indices = ws_.live_indices.data() + row * index_stride;
+    std::uint32_t* marks = ws_.live_marks.data() + row * ws_.marks_stride;
+    std::uint32_t next = 0;
+    for (std::size_t chunk = 0; chunk <= num_chunks; ++chunk) {
+      while (next < ws_.num_live[row] && indices[next] < chunk * kChunk) ++next;
+      marks[chunk] = next;
+    }
+  });
+  const auto marks = [&](std::size_t row) { return ws_.live_marks.data() + row * ws_.marks_stride; };
   const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
-  pool_.parallel_for((size + kNeuronsAtOnce - 1) / kNeuronsAtOnce, 1, [&](std::size_t begin,
-                                                                        std::size_t end) {
+  pool_.parallel_for(num_chunks, kUpChunks, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = 0; row < num_rows_; ++row) {
-      const auto [from, to] = live_range(row, begin * kNeuronsAtOnce, end * kNeuronsAtOnce);
       const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
                      ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups};
       const std::uint32_t* indices = ws_.live_indices.data() + row * index_stride;
       float* values = ws_.gate.row(row);
-      for (std::size_t i = from; i < to; ++i) {
+      for (std::size_t i = marks(row)[begin]; i < marks(row)[end]; ++i) {
         values[i] *= kernels_.dot_row(*w.up_rows, indices[i], x);
       }
     }
   });
-  const std::size_t slice = num_rows_ > 1 ? kSliceOfMany : kSliceOfOne;
+  const bool decodes = num_rows_ >= kRowsToDecodeFor;
+  const std::size_t slice = decodes ? kDecodedWidth : kSlice;
   const std::size_t padded_out = w.down_columns->padded_out();
-  pool_.parallel_for((padded_out + slice - 1) / slice, 1, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t n = 0; n < size; n += kColumnsAtOnce) {
+  pool_.parallel_for((padded_out + slice - 1) / slice, 1, [&](std::size_t piece, std::size_t,
+                                                            std::size_t thread) {
+    const std::size_t begin = piece * slice;
+    const std::size_t end = std::min(begin + slice, padded_out);
+    if (!decodes) {
       for (std::size_t row = 0; row < num_rows_; ++row) {
-        const auto [from, to] = live_range(row, n, n + kColumnsAtOnce);
-        if (from == to) continue;
         kernels_.sparse_down({.weight = w.down_columns.get(),
-                              .indices = ws_.live_indices.data() + row * index_stride + from,
-                              .values = ws_.gate.row(row) + from,
-                              .num_live = to - from,
-                              .begin = begin * slice,
-                              .end = std::min(end * slice, padded_out),
+                              .indices = ws_.live_indices.data() + row * index_stride,
+                              .values = ws_.gate.row(row),
+                              .num_live = ws_.num_live[row],
+                              .begin = begin,
+                              .end = end,
                               .out = ws_.ffn_out.row(row)});
       }
+      return;
+    }
+    float* const decoded = ws_.thread_scratch[thread].data();
+    LiveRow* const rows = ws_.thread_live_rows[thread].data();
+    for (std::size_t chunk = 0; chunk < num_chunks; chunk += kDecodedChunks) {
+      const std::size_t next = std::min(chunk + kDecodedChunks, num_chunks);
+      const std::size_t first = chunk * kChunk;
+      kernels_.decode_columns(*w.down_columns, first, std::min(next * kChunk, size), begin, end,
+                              decoded);
+      for (std::size_t row = 0; row < num_rows_; ++row) {
+        const std::size_t from = marks(row)[chunk];
+        rows[row] = {ws_.live_indices.data() + row * index_stride + from, ws_.gate.row(row) + from,
+                     marks(row)[next] - from, ws_.ffn_out.row(row) + begin};
+      }
+      kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
     }
   });
   times_.weight_bytes += (w.up_rows->num_bytes() + w.down_columns->num_bytes()) *

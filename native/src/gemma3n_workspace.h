@@ -87,6 +87,8 @@ struct Gemma3n::Workspace {
   Outputs up;              // of sparse layers that are computed densely
   Array<std::uint32_t> live_indices;  // [row][gate.stride + 16]
   std::vector<std::size_t> num_live;  // [row]
+  Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see sparse_feed_forward
+  std::size_t marks_stride = 0;
   Array<std::int8_t> dot_bytes;       // [row][padded_in of hidden]
   Array<float> dot_scales, dot_sums;  // [row][groups]
   Outputs ffn_out;
@@ -100,6 +102,7 @@ struct Gemma3n::Workspace {
   Outputs rope[2][2];     // of full and sliding layers: cosines, sines [row][head_dim / 2]
   std::vector<float> inverse_frequency[2];
   std::vector<Array<float>> thread_scratch;  // one a thread
+  std::vector<std::vector<LiveRow>> thread_live_rows;
   std::size_t attention_rows = 1;            // rows of an attention tile
   std::vector<std::int64_t> row_position;
   std::vector<std::size_t> row_sequence;

@@ -163,11 +163,28 @@ inline std::size_t rows_at_once(std::size_t rest) {
   return (rows + kPanelRows - 1) / kPanelRows * kPanelRows;
 }
 
+// With few rows a tile's weights serve all rows while they are in the L1 cache; with many, the rows
+// stay there while the tiles go by.
+constexpr std::size_t kFewRows = 24;
+
 template <class V, bool kNibbles, bool kHasMin>
 inline void quantized_linear(const ProductTask& task) {
   const std::size_t num_groups = task.weight->num_groups();
+  const auto all_rows = [&](std::size_t tile, std::size_t begin, std::size_t end) {
+    for (std::size_t row = 0; row < task.num_rows;) {
+      const std::size_t rows = rows_at_once<V>(task.num_rows - row);
+      quantized_rows<V, V::kMostRows, kNibbles, kHasMin>(task, tile, row, rows, begin, end);
+      row += rows;
+    }
+  };
   for (std::size_t begin = 0; begin < num_groups; begin += kGroupsAtOnce) {
     const std::size_t end = begin + kGroupsAtOnce < num_groups ? begin + kGroupsAtOnce : num_groups;
+    if (task.num_rows <= kFewRows) {
+      for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
+        all_rows(tile, begin, end);
+      }
+      continue;
+    }
     for (std::size_t row = 0; row < task.num_rows;) {
       const std::size_t rows = rows_at_once<V>(task.num_rows - row);
       for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {

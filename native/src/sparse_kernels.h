@@ -117,104 +117,138 @@ float dot_row_kernel(const RowMatrix& weight, std::size_t row, const DotRow& x) 
   return 0.0f;
 }
 
-// Adds the live columns' parts of outputs [begin, begin + 32 * kPairs).
-template <class V, int kPairs, class Weight>
-inline void float_columns(const SparseDownTask& task, std::size_t begin) {
+// Outputs [begin, begin + 32) of a column, in float32.
+template <class V>
+struct ColumnPair {
+  typename V::F32 first;
+  typename V::F32 second;
+};
+
+template <class V, class Weight>
+inline ColumnPair<V> float_column(const ColumnMatrix& weight, std::size_t column,
+                                  std::size_t begin) {
+  const Weight* from = weight.values<Weight>() + column * weight.padded_out() + begin;
+  return {load_weights<V>(from), load_weights<V>(from + 16)};
+}
+
+template <class V, bool kNibbles, bool kHasMin>
+inline ColumnPair<V> quantized_column(const ColumnMatrix& weight, std::size_t column,
+                                      std::size_t begin) {
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  const std::size_t plane = column / kGroup * weight.padded_out() + begin;
+  I32 q[2];
+  if constexpr (kNibbles) {
+    const I32 both = I32::widen_bytes(weight.values<std::uint8_t>() +
+                                      column * (weight.padded_out() / 2) + begin / 2);
+    q[0] = both.low_nibbles();
+    q[1] = both.high_nibbles();
+    if constexpr (!kHasMin) {
+      q[0] = q[0] + I32::all(-8);
+      q[1] = q[1] + I32::all(-8);
+    }
+  } else {
+    const std::int8_t* from = weight.values<std::int8_t>() + column * weight.padded_out() + begin;
+    q[0] = I32::widen_signed_bytes(from);
+    q[1] = I32::widen_signed_bytes(from + 16);
+  }
+  F32 w[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    const F32 scale = F32::load_float16(weight.scales() + plane + 16 * i);
+    w[i] = kHasMin ? V::fma(q[i].to_float(), scale,
+                            F32::load_float16(weight.mins() + plane + 16 * i))
+                   : q[i].to_float() * scale;
+  }
+  return {w[0], w[1]};
+}
+
+// Calls f with the function that reads a pair of the weight's columns.
+template <class V, class F>
+inline void with_column_reader(const ColumnMatrix& weight, const F& f) {
+  switch (weight.format()) {
+    case Format::kFloat32:
+      return f(float_column<V, float>);
+    case Format::kFloat16:
+      return f(float_column<V, Float16>);
+    case Format::kBfloat16:
+      return f(float_column<V, Bfloat16>);
+    case Format::kQ4:
+      return weight.has_min() ? f(quantized_column<V, true, true>)
+                              : f(quantized_column<V, true, false>);
+    case Format::kQ8:
+      return weight.has_min() ? f(quantized_column<V, false, true>)
+                              : f(quantized_column<V, false, false>);
+  }
+}
+
+// The parts of all live columns in outputs [begin, begin + 32 * kPairs).
+template <class V, int kPairs, class Read>
+inline void add_columns(const SparseDownTask& task, std::size_t begin, const Read& read) {
   using F32 = typename V::F32;
   F32 sums[2 * kPairs];
   float* out = task.out + begin;
   for (int i = 0; i < 2 * kPairs; ++i) sums[i] = F32::load(out + 16 * i);
-  const Weight* columns = task.weight->values<Weight>() + begin;
   for (std::size_t n = 0; n < task.num_live; ++n) {
-    const Weight* column = columns + task.indices[n] * task.weight->padded_out();
     const F32 value = F32::all(task.values[n]);
-    for (int i = 0; i < 2 * kPairs; ++i) {
-      sums[i] = V::fma(value, load_weights<V>(column + 16 * i), sums[i]);
+    for (int i = 0; i < kPairs; ++i) {
+      const ColumnPair<V> w = read(*task.weight, task.indices[n],
+                                   begin + 32 * static_cast<std::size_t>(i));
+      sums[2 * i] = V::fma(value, w.first, sums[2 * i]);
+      sums[2 * i + 1] = V::fma(value, w.second, sums[2 * i + 1]);
     }
   }
   for (int i = 0; i < 2 * kPairs; ++i) sums[i].store(out + 16 * i);
 }
 
-// The same for live neurons [first, last) of one group of 32 neurons, which share their scales.
-template <class V, int kPairs, bool kNibbles>
-inline void quantized_columns(const SparseDownTask& task, std::size_t first, std::size_t last,
-                              float value_sum, std::size_t begin) {
-  using F32 = typename V::F32;
-  using I32 = typename V::I32;
-  const ColumnMatrix& weight = *task.weight;
-  F32 sums[2 * kPairs];
-  for (F32& sum : sums) sum = F32::zero();
-  for (std::size_t n = first; n < last; ++n) {
-    const F32 value = F32::all(task.values[n]);
-    if constexpr (kNibbles) {
-      const std::uint8_t* column = weight.values<std::uint8_t>() +
-                                   task.indices[n] * (weight.padded_out() / 2) + begin / 2;
-      for (int i = 0; i < kPairs; ++i) {
-        const I32 both = I32::widen_bytes(column + 16 * i);
-        sums[2 * i] = V::fma(value, both.low_nibbles().to_float(), sums[2 * i]);
-        sums[2 * i + 1] = V::fma(value, both.high_nibbles().to_float(), sums[2 * i + 1]);
-      }
-    } else {
-      const std::int8_t* column =
-          weight.values<std::int8_t>() + task.indices[n] * weight.padded_out() + begin;
-      for (int i = 0; i < 2 * kPairs; ++i) {
-        sums[i] = V::fma(value, I32::widen_signed_bytes(column + 16 * i).to_float(), sums[i]);
-      }
-    }
-  }
-  const std::size_t plane = task.indices[first] / kGroup * weight.padded_out() + begin;
-  const F32 bias = F32::all(kNibbles && !weight.has_min() ? -8.0f * value_sum : 0.0f);
-  for (int i = 0; i < 2 * kPairs; ++i) {
-    float* out = task.out + begin + 16 * i;
-    F32 total = V::fma(sums[i] + bias, F32::load_float16(weight.scales() + plane + 16 * i),
-                       F32::load(out));
-    if (weight.has_min()) {
-      total = V::fma(F32::all(value_sum), F32::load_float16(weight.mins() + plane + 16 * i), total);
-    }
-    total.store(out);
-  }
-}
-
-template <class V, class Weight>
-inline void float_down(const SparseDownTask& task) {
-  std::size_t begin = task.begin;
-  for (; begin + 128 <= task.end; begin += 128) float_columns<V, 4, Weight>(task, begin);
-  for (; begin < task.end; begin += 32) float_columns<V, 1, Weight>(task, begin);
-}
-
-template <class V, bool kNibbles>
-inline void quantized_down(const SparseDownTask& task) {
-  for (std::size_t first = 0; first < task.num_live;) {
-    const std::uint32_t group = task.indices[first] / kGroup;
-    std::size_t last = first;
-    float value_sum = 0.0f;
-    for (; last < task.num_live && task.indices[last] / kGroup == group; ++last) {
-      value_sum += task.values[last];
-    }
+template <class V>
+void sparse_down_kernel(const SparseDownTask& task) {
+  with_column_reader<V>(*task.weight, [&](const auto& read) {
     std::size_t begin = task.begin;
-    for (; begin + 128 <= task.end; begin += 128) {
-      quantized_columns<V, 4, kNibbles>(task, first, last, value_sum, begin);
-    }
-    for (; begin < task.end; begin += 32) {
-      quantized_columns<V, 1, kNibbles>(task, first, last, value_sum, begin);
-    }
-    first = last;
-  }
+    for (; begin + 128 <= task.end; begin += 128) add_columns<V, 4>(task, begin, read);
+    for (; begin < task.end; begin += 32) add_columns<V, 1>(task, begin, read);
+  });
 }
 
 template <class V>
-void sparse_down_kernel(const SparseDownTask& task) {
-  switch (task.weight->format()) {
-    case Format::kFloat32:
-      return float_down<V, float>(task);
-    case Format::kFloat16:
-      return float_down<V, Float16>(task);
-    case Format::kBfloat16:
-      return float_down<V, Bfloat16>(task);
-    case Format::kQ4:
-      return quantized_down<V, true>(task);
-    case Format::kQ8:
-      return quantized_down<V, false>(task);
+void decode_columns_kernel(const ColumnMatrix& weight, std::size_t first, std::size_t last,
+                           std::size_t begin, std::size_t end, float* out) {
+  with_column_reader<V>(weight, [&](const auto& read) {
+    for (std::size_t column = first; column < last; ++column) {
+      for (std::size_t i = begin; i < end; i += 32) {
+        const ColumnPair<V> pair = read(weight, column, i);
+        pair.first.store(out);
+        pair.second.store(out + 16);
+        out += 32;
+      }
+    }
+  });
+}
+
+template <class V, int kLanes>
+inline void add_decoded(const DecodedColumns& columns, const LiveRow& live, float* out) {
+  using F32 = typename V::F32;
+  F32 sums[kLanes];
+  for (int i = 0; i < kLanes; ++i) sums[i] = F32::load(out + 16 * i);
+  for (std::size_t n = 0; n < live.count; ++n) {
+    const float* column = columns.values + (live.indices[n] - columns.first) * columns.width;
+    const F32 value = F32::all(live.values[n]);
+    for (int i = 0; i < kLanes; ++i) sums[i] = V::fma(value, F32::load(column + 16 * i), sums[i]);
+  }
+  for (int i = 0; i < kLanes; ++i) sums[i].store(out + 16 * i);
+}
+
+template <class V>
+void add_decoded_kernel(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows) {
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const LiveRow& live = rows[row];
+    if (columns.width == 64) {
+      add_decoded<V, 4>(columns, live, live.out);
+      continue;
+    }
+    for (std::size_t i = 0; i < columns.width; i += 32) {
+      const DecodedColumns part{columns.values + i, columns.first, columns.width};
+      add_decoded<V, 2>(part, live, live.out + i);
+    }
   }
 }
 

@@ -60,9 +60,24 @@ struct SparseDownTask {
   const std::uint32_t* indices;  // ascending
   const float* values;
   std::size_t num_live;
-  std::size_t begin;  // multiple of 128
-  std::size_t end;    // multiple of 32
+  std::size_t begin;  // multiples of 32
+  std::size_t end;
   float* out;         // [padded_out]
+};
+
+// Columns [first, ...) of a ColumnMatrix in float32, a range of outputs of each.
+struct DecodedColumns {
+  const float* values;  // [column - first][width]
+  std::size_t first;
+  std::size_t width;  // multiple of 32
+};
+
+// What a row has alive among them, and its outputs.
+struct LiveRow {
+  const std::uint32_t* indices;
+  const float* values;
+  std::size_t count;
+  float* out;
 };
 
 // Keys and values of one layer and pool of blocks. 16 neighbouring positions are a key group: keys
@@ -107,6 +122,11 @@ struct StepKernels {
 
   float (*dot_row)(const RowMatrix& weight, std::size_t row, const DotRow& x);
   void (*sparse_down)(const SparseDownTask&);
+  // The same in two parts, for many rows: columns [first, last), outputs [begin, end) to float32;
+  // then out += values[n] * column indices[n]. Both ways give the same bits.
+  void (*decode_columns)(const ColumnMatrix& weight, std::size_t first, std::size_t last,
+                         std::size_t begin, std::size_t end, float* out);
+  void (*add_decoded)(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows);
 
   void (*attention)(const AttentionTask&);
 

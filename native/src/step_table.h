@@ -18,6 +18,8 @@ constexpr StepKernels step_table() {
           .quantize_dot = quantize_dot_kernel<V>,
           .dot_row = dot_row_kernel<V>,
           .sparse_down = sparse_down_kernel<V>,
+          .decode_columns = decode_columns_kernel<V>,
+          .add_decoded = add_decoded_kernel<V>,
           .attention = attention_kernel<V>,
           .sum = sum_kernel<V>,
           .sum_squares = sum_squares_kernel<V>,
