@@ -25,5 +25,10 @@ def test_bad_values_are_named(key: str, value: object) -> None:
         EngineConfig(model="/m", **{key: value})  # type: ignore[arg-type]
 
 
+def test_unknown_switches_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"switches_off: known switches: .*; got 'warp'"):
+        EngineConfig(model="/m", switches_off=("warp",))
+
+
 def test_the_defaults_stand() -> None:
     assert EngineConfig(model="/m").block_size == 16

@@ -9,6 +9,8 @@ from nestling.model.kernels import WeightDtype
 DTYPES: tuple[str, ...] = get_args(WeightDtype)
 
 GIB = 1 << 30
+SWITCHES: tuple[str, ...] = ()
+"""Names of the engine's optimisations that can be switched off one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +36,18 @@ class EngineConfig:
     block_size: int = 16
     """Tokens in a block."""
     kv_cache_bytes: int = 2 * GIB
+    switches_off: tuple[str, ...] = ()
+    """Optimisations of `SWITCHES` that are not to be used, so that each can be measured."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise SettingsError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name in self.switches_off:
+            if name not in SWITCHES:
+                known = ", ".join(SWITCHES) or "none"
+                raise SettingsError(
+                    f"switches_off: known switches: {known}; got {name!r}", param="switches_off"
+                )
         for key, least in _LEAST.items():
             value = getattr(self, key)
             if value is not None and value < least:

@@ -25,6 +25,7 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
+from nestling.engine.part_times import PartTimes
 from nestling.engine.request import Request
 from nestling.engine.runner import Logits, ModelRunner
 from nestling.engine.sampler import RequestSampler
@@ -65,6 +66,7 @@ class EngineLoop:
         self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
         self._num_preemptions = 0
+        self._times = PartTimes()
 
     @property
     def info(self) -> EngineInfo:
@@ -151,23 +153,29 @@ class EngineLoop:
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_preemptions=self._num_preemptions,
+            part_seconds=self._times.seconds(),
         )
 
     # --- one step --------------------------------------------------------------------------------
 
     def _compute(self) -> None:
+        self._times.begin()
         output = self._scheduler.schedule()
         self._num_steps += 1
         self._num_preemptions += output.num_preempted
         try:
-            logits = self._runner.execute(build_batch(output, self._kv))
+            batch = build_batch(output, self._kv)
+            self._times.end("schedule")
+            logits = self._runner.execute(batch)
         except Exception:  # whatever the model raised, the waiting requests go on
             logger.exception("a model step failed; its %d requests end", len(output.scheduled))
             for item in output.scheduled:
                 self._fail(item.request, "the model could not compute this step")
             return
         self._scheduler.advance(output)
+        self._times.end("model")
         self._sample(output, logits)
+        self._times.end("sample")
 
     def _sample(self, output: SchedulerOutput, logits: Logits) -> None:
         sampled = [item.request for item in output.scheduled if item.is_sampled]

@@ -130,6 +130,8 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     num_prompt_tokens: int
     num_generated_tokens: int
     num_preemptions: int
+    part_seconds: dict[str, float] = {}
+    """Time of all steps so far by part, as `part_times.PARTS` names them."""
 
 
 EngineEvent = EngineInfo | LoadFailed | TokenOutput | RequestFailed | Stats

@@ -86,6 +86,7 @@ class DecoderRunner:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.rows_per_step = rows_per_step(decoder.config)
+        self.weight_bytes_per_token = decoder.weight_bytes_per_token
 
     def execute(self, batch: ForwardBatch) -> Logits:
         with self._lock:
