@@ -40,10 +40,12 @@ def test_json_has_every_figure() -> None:
     assert (data["commit"] or "").removesuffix("-dirty") == head
 
 
-def test_table_and_profile() -> None:
-    """For people: every figure with its unit, and the parts of a step by phase."""
-    done = run("bench", *SHORT, "--runs", "1", "--profile")
+def test_table_profile_and_curves(tmp_path: Path) -> None:
+    """For people: every figure with its unit, the parts of a step by phase, three charts."""
+    done = run("bench", *SHORT, "--runs", "1", "--profile", "--curves", str(tmp_path))
     assert done.returncode == 0, done.stderr
+    charts = {"speed-decode.svg", "speed-first-token.svg", "speed-memory.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == charts
     for text in ("prefill, 24 tokens", "decode, batch of 3", "GB/s", "MiB", "MODEL MS"):
         assert text in done.stdout
     rows = [line.split("  ") for line in done.stdout.splitlines()]
@@ -57,6 +59,7 @@ def test_table_and_profile() -> None:
     [
         (("--batch", "1,x"), "batch: expected a whole number, got 'x'"),
         (("--prompt", "5000"), "prompt: expected 1 to 2047, got 5000"),
+        (("--curves", "no/folder"), "curves: expected a folder, got 'no/folder'"),
         (("--off", "warp"), "off: known switches: "),
         (("--model", "no-such-model"), "no-such-model"),
     ],

@@ -1,7 +1,7 @@
 """One measuring process: `python -m nestling.bench.child TASK PLAN`, started by `runs.py` only.
 
-TASK is "start" (load by `LLM`, one token), "throughput" or "throughput+memory"; PLAN is a
-`BenchPlan` in JSON. Prints one line of JSON: `Start`, `Throughput` or `Refusal`.
+TASK is "start" (load by `LLM`, one token), "throughput", "throughput+memory" or "curves"; PLAN is a
+`BenchPlan` in JSON. Prints one line of JSON: `Start`, `Throughput`, `Curves` or `Refusal`.
 """
 
 import sys
@@ -10,6 +10,7 @@ from time import perf_counter
 
 import msgspec
 
+from nestling.bench.curves import measure_curves
 from nestling.bench.figures import Memory, Refusal, Start, Throughput
 from nestling.bench.machine import peak_resident_bytes, resident_bytes
 from nestling.bench.plan import BenchPlan
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if task == "start":
             _start(plan)
+        elif task == "curves":
+            _print(measure_curves(plan))
         else:
             _print(measure(plan, with_memory=task == "throughput+memory"))
     except NestlingError as error:

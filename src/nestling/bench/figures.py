@@ -35,6 +35,17 @@ class Throughput(msgspec.Struct, frozen=True):
     memory: Memory | None = None
 
 
+class Curves(msgspec.Struct, frozen=True):
+    """Of a process that goes through batch sizes and prompt lengths."""
+
+    decode_tokens_per_s: dict[int, float]
+    """Total by number of sequences."""
+    first_token_s: dict[int, float]
+    """By tokens of the prompt."""
+    resident_bytes: dict[int, int]
+    """By tokens of context."""
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """Instead of figures: what the child could not do."""
 

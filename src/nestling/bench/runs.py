@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from nestling.bench.figures import PhaseTimes, Refusal, Start, Throughput
+from nestling.bench.figures import Curves, PhaseTimes, Refusal, Start, Throughput
 from nestling.bench.machine import commit
 from nestling.bench.plan import BenchPlan
 from nestling.errors import EngineError, InvalidRequestError
@@ -71,6 +71,11 @@ def run_bench(
         commit=commit(),
         profile=found[-1].phases if with_profile else {},
     )
+
+
+def run_curves(plan: BenchPlan) -> Curves:
+    """Measure the curves; raises as `run_bench` does."""
+    return _child("curves", plan, Curves)[1]
 
 
 def _child(task: str, plan: BenchPlan, kind: type[T]) -> tuple[float, T]:

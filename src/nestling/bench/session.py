@@ -46,6 +46,7 @@ class EngineSession:
         self._num_text_tokens = runner.num_text_tokens
         self._events: list[EngineEvent] = []
         self._loop = EngineLoop(runner, config, self._events.extend)
+        self.max_model_len = self._loop.info.max_model_len
         self._snapshots: list[Stats] = []
         self._numbers = itertools.count()
         self._rng = np.random.default_rng(0)

@@ -7,12 +7,14 @@ from typing import Annotated
 import msgspec
 import typer
 
+from nestling.bench.curves import draw
 from nestling.bench.plan import NUM_RUNS, BenchPlan, parse_batch, parse_count
 from nestling.bench.report import profile_rows, result_rows
-from nestling.bench.runs import run_bench
+from nestling.bench.runs import run_bench, run_curves
 from nestling.cli.options import AsJson, DataDir, Model, Threads
 from nestling.cli.output import print_json, print_table
 from nestling.engine.runner import num_usable_cores
+from nestling.errors import SettingsError
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
@@ -40,6 +42,9 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time of a step goes.")
     ] = False,
+    curves: Annotated[
+        Path | None, typer.Option(help="Folder to draw curves into, as SVG; takes minutes.")
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +63,13 @@ def bench(
         switches_off=tuple(off or ()),
     )
     plan = plan.fitted(load_checkpoint(Path(plan.model)).config.max_position_embeddings)
+    if curves is not None and not curves.is_dir():
+        raise SettingsError(f"curves: expected a folder, got {str(curves)!r}", param="curves")
     result = run_bench(plan, with_profile=profile, on_progress=_show_progress)
+    if curves is not None:
+        _show_progress("curves")
+        machine = f"{result.instruction_set}, {result.threads} threads, commit {result.commit}"
+        draw(run_curves(plan), curves, entry.model_id, machine)
     if as_json:
         print_json(msgspec.to_builtins(result, str_keys=True))
         return
