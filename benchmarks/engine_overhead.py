@@ -28,9 +28,10 @@ class NullRunner:
     """Ready-made logits, so that only the engine is on the clock."""
 
     max_model_len = 4096
-    num_blocks = 4096
+    num_blocks = num_sliding_blocks = 4096
     block_size = 16
-    rows_per_step = 256
+    sliding_window = 512
+    max_rows = 256
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = self.num_text_tokens = vocab_size

@@ -24,7 +24,7 @@ from nestling.chat.request import ChatDelta
 from nestling.chat.service import end_token_ids, open_tokenizer
 from nestling.chat.template import ChatMessage, Role, render_prompt
 from nestling.chat.tokenizer import Tokenizer
-from nestling.engine.config import EngineConfig
+from nestling.engine.config import EngineConfig, EngineKind
 from nestling.engine.in_process import InProcessEngine
 from nestling.engine.messages import SamplingParams, Stats, Submit, TokenLogprobs
 from nestling.engine.runner import DecoderRunner, load_runner
@@ -47,6 +47,8 @@ class Completion:
     finish_reason: str
     prompt_token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
+    num_cached_tokens: int = 0
+    """Of the prompt, those found in the prefix cache."""
 
 
 class LLM:
@@ -54,9 +56,11 @@ class LLM:
 
     Args:
         model: a name that `nestling models` lists, a folder, or a .gguf file.
+        engine: "native" is the C++ core, "reference" slow numpy.
         dtype: how matrices are held; "auto" takes bfloat16 where that loses nothing.
         threads: threads of one forward pass; None takes one for each usable core.
         max_model_len: prompt and answer together, in tokens; None takes the model's own bound.
+        prefix_caching: take over what the cache still has of a prompt's beginning.
         switches_off: optimisations not to be used (`engine/config.py:SWITCHES`), to measure them.
 
     Raises:
@@ -67,9 +71,11 @@ class LLM:
         self,
         model: str | Path = "nestling-nano",
         *,
+        engine: EngineKind = "native",
         dtype: WeightDtype = "auto",
         threads: int | None = None,
         max_model_len: int | None = None,
+        prefix_caching: bool = True,
         switches_off: tuple[str, ...] = (),
     ) -> None:
         self.entry = find_model(str(model), user_data_path("nestling"))
@@ -78,9 +84,11 @@ class LLM:
         self._end_token_ids = end_token_ids(checkpoint)
         config = EngineConfig(
             model=str(self.entry.path),
+            engine=engine,
             dtype=dtype,
             num_threads=threads or 0,
             max_model_len=max_model_len,
+            prefix_caching=prefix_caching,
             switches_off=switches_off,
         )
         self._runner: DecoderRunner = load_runner(config)
@@ -240,7 +248,14 @@ class LLM:
         async for delta in choice.deltas():
             text += delta.text
             finish_reason = delta.finish_reason or finish_reason
-        return Completion(text, choice.token_ids, finish_reason, prompt, choice.logprobs)
+        return Completion(
+            text,
+            choice.token_ids,
+            finish_reason,
+            prompt,
+            choice.logprobs,
+            choice.num_cached_tokens,
+        )
 
     async def _complete_tokens(
         self, prompt: list[int], params: SamplingParams, stop: tuple[str, ...]
@@ -250,11 +265,13 @@ class LLM:
             raise InvalidRequestError("stop: expected none, as this model has no tokenizer")
         token_ids: list[int] = []
         finish_reason = ""
+        num_cached_tokens = 0
         submit = Submit(secrets.token_hex(12), prompt, params)
         async for output in self._engine.generate(submit):
             token_ids += output.token_ids
             finish_reason = output.finish_reason or finish_reason
-        return Completion("", token_ids, finish_reason, prompt)
+            num_cached_tokens = output.num_cached_tokens
+        return Completion("", token_ids, finish_reason, prompt, num_cached_tokens=num_cached_tokens)
 
 
 class ChatStream:

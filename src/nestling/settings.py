@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import EnvSettingsSource as EnvironmentSource
 
@@ -22,6 +29,8 @@ from nestling.errors import SettingsError
 
 ENV_PREFIX = "NESTLING_"
 CONFIG_FILE_NAME = "nestling.toml"
+FLAGS = frozenset({"prefix_caching"})
+"""The settings that are true or false."""
 
 
 def _integer(value: object) -> object:
@@ -29,8 +38,17 @@ def _integer(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _flag(value: object) -> object:
+    """Take true and false, and their names as environment variables hold them; no numbers."""
+    named = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+    if not isinstance(named, bool):
+        raise ValueError("true or false")  # noqa: TRY004 - pydantic collects ValueErrors
+    return named
+
+
 Names = Annotated[tuple[str, ...], NoDecode]
 SuccessStatus = Annotated[Literal[200, 201], BeforeValidator(_integer)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
@@ -64,15 +82,30 @@ class Settings(BaseSettings):
         min_length=1,
         description="name or path of the model; if unset, the first that `nestling models` lists",
     )
+    engine: Literal["native", "reference"] = Field(
+        "native", description="the C++ core, or the slow numpy reference"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="how matrices are held; auto: bfloat16 where that loses nothing"
     )
     threads: int | None = Field(
         None, ge=1, le=1024, description="compute threads; all usable cores if unset"
     )
-    max_num_seqs: int = Field(8, ge=1, le=1024, description="requests that are computed at once")
+    max_num_seqs: int = Field(64, ge=1, le=1024, description="requests that are computed at once")
     max_num_batched_tokens: int | None = Field(
         None, ge=16, description="rows of one engine step; by the model's size if unset"
+    )
+    max_step_s: Seconds = Field(
+        0.4, description="longest engine step, by estimate, that a prompt may make streams wait"
+    )
+    kv_cache_bytes: int = Field(
+        2 * 2**30, ge=1, description="memory for keys and values; one context fits at the least"
+    )
+    kv_dtype: Literal["auto", "float16", "float32"] = Field(
+        "auto", description="how keys and values are held; auto: float32"
+    )
+    prefix_caching: Flag = Field(
+        True, description="take over what the cache still has of a prompt's beginning"
     )
     max_model_len: int | None = Field(
         None, ge=16, description="tokens of prompt and answer together; the model's own if unset"
@@ -131,9 +164,9 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_booleans(cls, value: object) -> object:
-        if isinstance(value, bool):
-            raise ValueError("a number or text")  # noqa: TRY004 - pydantic collects ValueErrors
+    def _refuse_booleans(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and info.field_name not in FLAGS:
+            raise ValueError("a number or text")
         return value
 
     @field_validator("data_dir", mode="after")

@@ -123,7 +123,7 @@ class FakePrepared:
 
 async def healthy() -> Stats:
     """An engine that is well."""
-    return Stats(0, *range(1, 9))
+    return Stats(0, *range(1, 13))
 
 
 @pytest.fixture(autouse=True)

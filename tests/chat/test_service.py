@@ -63,7 +63,7 @@ class FakeEngine:
         """Nothing to stop: closing the generator does."""
 
     async def health(self) -> Stats:
-        return Stats(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return Stats(*([0] * 13))
 
     async def stop(self) -> None:
         """Nothing to end."""

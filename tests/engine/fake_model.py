@@ -1,8 +1,10 @@
-"""A model for engine tests: deterministic in the tokens that it reads BACK through its slots.
+"""A model for engine tests: deterministic in the states that it reads BACK through its blocks.
 
-It stores token ids (with their positions) in the slots that a batch names and computes logits from
-a hash of what the context slots hold, so any mistake in blocks, slots, positions or order changes
-the tokens that come out. `oracle_logits` computes the same from the tokens alone.
+As in a transformer, what it stores of a token depends on all tokens before it. It stores these
+states in the blocks of both pools that a batch names, and computes logits from a hash of what the
+full blocks hold of the sequence and the sliding blocks of its window, so any mistake in blocks,
+positions, order or prefix hits changes the tokens that come out. `oracle_logits` computes the same
+from the tokens alone.
 """
 
 import time
@@ -13,22 +15,42 @@ from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
 from nestling.model.batch import ForwardBatch
+from nestling.model.step import block_slots
 
 VOCAB_SIZE = 72
 NUM_TEXT_TOKENS = 64
 MAX_MODEL_LEN = 128
+SLIDING_WINDOW = 10
+"""No multiple of a block, so that windows begin inside of blocks."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MASK = (1 << 64) - 1
 
 
-def oracle_logits(token_ids: Sequence[int]) -> NDArray[np.float32]:
+def next_state(state: int, token_id: int) -> int:
+    """What is stored of a token after all tokens whose last state is given; never 0."""
+    mixed = (state ^ (token_id + 1) * 0x9E3779B97F4A7C15) & _MASK
+    mixed = ((mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 + 1) & _MASK
+    return (mixed ^ mixed >> 32) or 1
+
+
+def oracle_states(token_ids: Sequence[int]) -> NDArray[np.uint64]:
+    """The states of all tokens."""
+    states = []
+    state = 0
+    for token_id in token_ids:
+        state = next_state(state, token_id)
+        states.append(state)
+    return np.array(states, np.uint64)
+
+
+def logits_of(full: NDArray[np.uint64], sliding: NDArray[np.uint64]) -> NDArray[np.float32]:
     """f32 [VOCAB_SIZE] in -6..6; the ids beyond the text hold a trap that must never be sampled."""
-    ids = np.asarray(token_ids, np.uint64)
-    positions = np.arange(len(ids), dtype=np.uint64)
-    state = np.uint64(0)
     with np.errstate(over="ignore"):
-        mixed = (ids + np.uint64(1)) * _MULTIPLIER ^ (positions + np.uint64(1)) * np.uint64(40503)
-        state = np.bitwise_xor.reduce(mixed * _MULTIPLIER ^ (mixed >> np.uint64(29)))
-        lanes = (np.arange(VOCAB_SIZE, dtype=np.uint64) + state) * _MULTIPLIER
+        weights = np.arange(len(full), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        seed = (full * weights).sum(dtype=np.uint64)
+        weights = np.arange(len(sliding), dtype=np.uint64) * np.uint64(2) + np.uint64(3)
+        seed ^= (sliding * weights).sum(dtype=np.uint64)
+        lanes = (np.arange(VOCAB_SIZE, dtype=np.uint64) + seed) * _MULTIPLIER
         lanes ^= lanes >> np.uint64(31)
         lanes *= _MULTIPLIER
     logits: NDArray[np.float32] = (
@@ -38,36 +60,69 @@ def oracle_logits(token_ids: Sequence[int]) -> NDArray[np.float32]:
     return logits
 
 
+def oracle_logits(token_ids: Sequence[int]) -> NDArray[np.float32]:
+    """The logits after these tokens."""
+    states = oracle_states(token_ids)
+    return logits_of(states, states[-SLIDING_WINDOW:])
+
+
 class FakeRunner:
     """A `ModelRunner`; `delay_s` makes steps as slow as a test needs."""
 
-    def __init__(self, *, num_blocks: int, block_size: int = 4, delay_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        num_sliding_blocks: int | None = None,
+        block_size: int = 4,
+        delay_s: float = 0.0,
+    ) -> None:
         self.vocab_size = VOCAB_SIZE
         self.num_text_tokens = NUM_TEXT_TOKENS
         self.max_model_len = MAX_MODEL_LEN
+        self.sliding_window = SLIDING_WINDOW
         self.num_blocks = num_blocks
+        self.num_sliding_blocks = num_sliding_blocks or num_blocks
         self.block_size = block_size
-        self.rows_per_step = 256
+        self.max_rows = 256
         self.delay_s = delay_s
         self.batches: list[ForwardBatch] = []
-        self._tokens = np.full(num_blocks * block_size, -1, np.int64)
-        self._positions = np.full(num_blocks * block_size, -1, np.int64)
+        self.states = np.zeros(num_blocks * block_size, np.uint64)
+        self.sliding_states = np.zeros(self.num_sliding_blocks * block_size, np.uint64)
 
     def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
         self.batches.append(batch)
         if self.delay_s:
             time.sleep(self.delay_s)
-        assert len(np.unique(batch.slot_mapping)) == len(batch.slot_mapping)
-        self._tokens[batch.slot_mapping] = batch.input_ids
-        self._positions[batch.slot_mapping] = batch.positions
+        assert batch.block_size == self.block_size
+        written: list[int] = []
         rows = []
-        for s, slots in enumerate(batch.context_slots):
-            begin, end = batch.query_start_loc[s : s + 2]
-            assert (batch.slot_mapping[begin:end] == slots[len(slots) - (end - begin) :]).all()
-            assert (self._positions[slots] == np.arange(len(slots))).all()
-            if end - 1 in batch.logit_rows:
-                rows.append(oracle_logits(self._tokens[slots].tolist()))
+        for s, (row, end_row) in enumerate(
+            zip(batch.query_start_loc, batch.query_start_loc[1:], strict=False)
+        ):
+            begin, end = int(batch.positions[row]), int(batch.positions[end_row - 1]) + 1
+            assert (batch.positions[row:end_row] == np.arange(begin, end)).all()
+            window = max(begin - (SLIDING_WINDOW - 1), 0)
+            full = self._slots(batch.full_block_table[s], 0, end)
+            sliding = self._slots(batch.sliding_block_table[s], window, end)
+            state = int(self.states[full[begin - 1]]) if begin else 0
+            assert begin == 0 or state == self.sliding_states[sliding[begin - 1 - window]]
+            for at, token_id in enumerate(batch.input_ids[row:end_row].tolist(), begin):
+                state = next_state(state, token_id)
+                self.states[full[at]] = state
+                self.sliding_states[sliding[at - window]] = state
+            written += full[begin:].tolist()
+            if end_row - 1 in batch.logit_rows:
+                seen = sliding[max(end - SLIDING_WINDOW, 0) - window :]
+                rows.append(logits_of(self.states[full], self.sliding_states[seen]))
+        assert len(set(written)) == len(written)
         return np.array(rows, np.float32).reshape(len(rows), VOCAB_SIZE)
+
+    def _slots(self, blocks: NDArray[np.int32], begin: int, end: int) -> NDArray[np.int64]:
+        slots = block_slots(blocks, self.block_size, begin, end)
+        assert len(slots) == end - begin
+        assert (slots >= 0).all()
+        return slots
 
 
 def load_fake_runner(config: EngineConfig) -> FakeRunner:
@@ -75,6 +130,7 @@ def load_fake_runner(config: EngineConfig) -> FakeRunner:
     delay = config.model.partition(":")[2]
     return FakeRunner(
         num_blocks=config.num_blocks or 64,
+        num_sliding_blocks=config.num_sliding_blocks,
         block_size=config.block_size,
         delay_s=float(delay) if delay else 0.0,
     )

@@ -16,7 +16,7 @@ from nestling.engine.messages import (
 )
 from nestling.engine.sampler import RequestSampler
 
-from .fake_model import NUM_TEXT_TOKENS, FakeRunner, oracle_logits
+from .fake_model import NUM_TEXT_TOKENS, FakeRunner, load_fake_runner, oracle_logits
 
 
 def config(**changes: object) -> EngineConfig:
@@ -56,15 +56,22 @@ class SteppedLoop:
 
     def __init__(self, runner: FakeRunner | None = None, **changes: object) -> None:
         settings = config(**changes)
-        assert settings.num_blocks is not None
-        self.runner = runner or FakeRunner(num_blocks=settings.num_blocks)
+        self.runner = runner or load_fake_runner(settings)
         self.events: list[EngineEvent] = []
-        self.loop = EngineLoop(self.runner, settings, self.events.extend)
-        self._num_probes = 0
+        self.loop = EngineLoop(self.runner, settings, self.events.extend, self._clock)
+        self.now_s = 0.0
+        """The loop's clock; it goes on by `step_s` with each reading."""
+        self.step_s = 0.0
 
-    def submit(self, request_id: str, prompt: list[int], **params: object) -> None:
+    def _clock(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+    def submit(
+        self, request_id: str, prompt: list[int], *, cache_salt: str = "", **params: object
+    ) -> None:
         sampling_params = SamplingParams(**params)  # type: ignore[arg-type]
-        self.loop.post(Submit(request_id, prompt, sampling_params))
+        self.loop.post(Submit(request_id, prompt, sampling_params, cache_salt))
 
     def steps(self, count: int) -> None:
         for _ in range(count):

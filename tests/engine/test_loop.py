@@ -8,7 +8,7 @@ from nestling.engine.messages import Abort, GetStats, RequestFailed, SamplingPar
 from nestling.engine.sampler import RequestSampler
 from nestling.model.batch import ForwardBatch
 
-from .fake_model import FakeRunner
+from .fake_model import FakeRunner, next_state
 from .helpers import SteppedLoop, expected_tokens
 
 
@@ -153,8 +153,8 @@ class NotANumberRunner(FakeRunner):
 
     def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
         logits = super().execute(batch)
-        for i, slots in enumerate(batch.context_slots):
-            if self._tokens[slots[0]] == 13:
+        for i, blocks in enumerate(batch.full_block_table):
+            if self.states[blocks[0] * self.block_size] == next_state(0, 13):
                 logits[i] = np.nan
         return logits
 

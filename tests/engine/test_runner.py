@@ -11,11 +11,10 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
 from nestling.engine.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
 from nestling.engine.remote import ProcessEngine
-from nestling.engine.runner import DecoderRunner, load_runner, num_cache_blocks, rows_per_step
+from nestling.engine.runner import DecoderRunner, load_runner, rows_per_step
 from nestling.engine.sampler import RequestSampler
 from nestling.errors import InvalidRequestError, ModelFileError
 from nestling.model.kernels import NativeKernels
-from nestling.model.kv_cache import KVCache
 from tests.model.session import make_decoder, one_shot
 from tests.model.tiny import TINY, token_ids
 from tests.weights.tiny_files import random_weights, write_folder
@@ -33,7 +32,14 @@ LENGTHS = [3, 40, 17, 90, 1, 33, 64, 5]
 
 def runner(num_blocks: int, num_threads: int = 2) -> DecoderRunner:
     decoder = make_decoder(TINY, kernels=NativeKernels(num_threads))
-    return DecoderRunner(decoder, max_model_len=512, num_blocks=num_blocks, block_size=16)
+    return DecoderRunner(
+        decoder,
+        max_model_len=512,
+        num_blocks=num_blocks,
+        num_sliding_blocks=num_blocks,
+        block_size=16,
+        max_rows=256,
+    )
 
 
 def requests() -> list[Submit]:
@@ -146,17 +152,6 @@ def test_score_gives_every_row_in_chunks() -> None:
     for bad in ([], [544], [-1], [1] * 513):
         with pytest.raises(InvalidRequestError, match="token_ids"):
             subject.score(np.array(bad, np.int32))
-
-
-def test_cache_blocks_follow_memory_but_hold_one_context() -> None:
-    def blocks(**settings: int) -> int:
-        return num_cache_blocks(EngineConfig(model="-", **settings), TINY, 512)  # type: ignore[arg-type]
-
-    per_block = 16 * KVCache.bytes_per_slot(TINY)
-    assert blocks(max_num_seqs=4) == 4 * 32
-    assert blocks(max_num_seqs=4, kv_cache_bytes=50 * per_block) == 50
-    assert blocks(max_num_seqs=4, kv_cache_bytes=1) == 32
-    assert blocks(num_blocks=5) == 5
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ class World:
     def __init__(
         self, *, blocks: int = 64, seqs: int = 4, tokens: int = 8, waiting: int = 100
     ) -> None:
-        self.kv = KVCacheManager(blocks, 4)
+        self.kv = KVCacheManager(
+            num_blocks=blocks, num_sliding_blocks=blocks, block_size=4, sliding_window=10
+        )
         self.scheduler = Scheduler(
             self.kv, max_num_seqs=seqs, max_num_batched_tokens=tokens, max_waiting=waiting
         )
@@ -23,7 +25,7 @@ class World:
     def add(self, name: str, num_prompt: int, max_tokens: int = 50) -> Request:
         request = Request(
             request_id=name,
-            token_ids=[1] * num_prompt,
+            token_ids=[ord(name[0]), *range(1, num_prompt)],
             num_prompt_tokens=num_prompt,
             sampling_params=SamplingParams(),
             max_tokens=min(max_tokens, self.kv.num_slots - num_prompt),
@@ -122,11 +124,11 @@ def test_the_youngest_loses_its_blocks_and_is_recomputed_first() -> None:
     young = world.add("young", 8, max_tokens=5)
     last = world.add("last", 1, max_tokens=1)
     assert world.step() == {"old": 7, "young": 8}  # "last" finds no block
-    assert world.kv.num_free_blocks == 0
+    assert world.kv.full_pool.num_free == 0
     assert world.step() == {"old": 1}  # the ninth position of "young" has no slot: it stops itself
     assert young.num_computed_tokens == 0
     assert young.num_output_tokens == 1
-    assert world.kv.num_free_blocks == 2
+    assert world.kv.full_pool.num_free == 2
     assert world.step() == {"old": 1}  # takes one more block; "young" needs three
     while old.num_output_tokens < 9:
         step = world.step()
@@ -159,6 +161,6 @@ def test_removal_frees_blocks_wherever_the_request_is() -> None:
     for name in ("waiting", "prefilling", "running"):
         assert world.scheduler.remove(name) is not None
         assert world.scheduler.remove(name) is None
-    assert world.kv.num_free_blocks == 8
+    assert world.kv.full_pool.num_free == 8
     assert (world.scheduler.num_running, world.scheduler.num_waiting) == (0, 0)
     assert not world.scheduler.schedule().scheduled

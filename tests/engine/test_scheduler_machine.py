@@ -1,24 +1,52 @@
-"""Any history of submit, step and abort keeps the scheduler's invariants and loses no block."""
+"""Any history of submit, step and abort keeps the scheduler's invariants and loses no block.
+
+The fake model checks at each step that every token's context is in the blocks that the batch names,
+so shared, evicted, preempted and resumed prefixes are all read back.
+"""
+
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from nestling.engine.batch_builder import build_batch
+from nestling.engine.cache_size import blocks_of_window
 from nestling.engine.kv_cache_manager import KVCacheManager
 from nestling.engine.messages import SamplingParams
 from nestling.engine.request import Request
 from nestling.engine.scheduler import Scheduler
 from nestling.errors import OverloadedError
 
+from .fake_model import SLIDING_WINDOW, FakeRunner, oracle_logits
+
 BLOCK_SIZE = 4
+PREFIXES = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [1, 2, 3, 4, 9], []]
+LEAST_SLIDING = blocks_of_window(SLIDING_WINDOW, BLOCK_SIZE)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
     """Preemption comes by itself: the pools drawn are small against the requests."""
 
-    @initialize(blocks=st.integers(2, 12), seqs=st.integers(1, 4), extra=st.integers(0, 12))
-    def begin(self, blocks: int, seqs: int, extra: int) -> None:
-        self.kv = KVCacheManager(blocks, BLOCK_SIZE)
+    @initialize(
+        blocks=st.integers(2, 14),
+        sliding=st.integers(LEAST_SLIDING, 14),
+        seqs=st.integers(1, 4),
+        extra=st.integers(0, 40),
+        prefix_caching=st.sampled_from([True, True, True, False]),
+    )
+    def begin(
+        self, blocks: int, sliding: int, seqs: int, extra: int, *, prefix_caching: bool
+    ) -> None:
+        self.runner = FakeRunner(num_blocks=blocks, num_sliding_blocks=sliding)
+        self.kv = KVCacheManager(
+            num_blocks=blocks,
+            num_sliding_blocks=sliding,
+            block_size=BLOCK_SIZE,
+            sliding_window=SLIDING_WINDOW,
+            prefix_caching=prefix_caching,
+        )
+        self.prefix_caching = prefix_caching
         self.budget = seqs + extra
         self.seqs = seqs
         self.scheduler = Scheduler(
@@ -27,16 +55,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.arrival: dict[str, int] = {}
         self.live: dict[str, Request] = {}
 
-    @rule(num_prompt=st.integers(1, 47), num_output=st.integers(1, 47))
-    def submit(self, num_prompt: int, num_output: int) -> None:
-        num_prompt = min(num_prompt, self.kv.num_slots - 1)
+    @rule(
+        prefix=st.sampled_from(PREFIXES),
+        num_more=st.integers(1, 40),
+        token_id=st.integers(20, 22),
+        num_output=st.integers(1, 47),
+        salt=st.sampled_from(["a", "a", "b"]),
+    )
+    def submit(
+        self, prefix: list[int], num_more: int, token_id: int, num_output: int, salt: str
+    ) -> None:
+        prompt = (prefix + [token_id] * num_more)[: self.kv.num_slots - 1]
         request = Request(
             request_id=str(len(self.arrival)),
-            token_ids=[1] * num_prompt,
-            num_prompt_tokens=num_prompt,
+            token_ids=prompt,
+            num_prompt_tokens=len(prompt),
             sampling_params=SamplingParams(),
-            max_tokens=min(num_output, self.kv.num_slots - num_prompt),
+            max_tokens=min(num_output, self.kv.num_slots - len(prompt)),
             seed=0,
+            cache_salt=salt,
         )
         self.arrival[request.request_id] = len(self.arrival)
         try:
@@ -52,44 +89,68 @@ class SchedulerMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.live)))
         assert self.scheduler.remove(name) is self.live.pop(name)
 
-    @rule(times=st.integers(1, 6))
-    def step(self, times: int) -> None:
+    @rule(times=st.integers(1, 6), max_prompt_rows=st.none() | st.integers(1, 20))
+    def step(self, times: int, max_prompt_rows: int | None) -> None:
         for _ in range(times):
-            self._step()
+            self._step(max_prompt_rows)
 
-    def _step(self) -> None:
-        output = self.scheduler.schedule()
+    def _step(self, max_prompt_rows: int | None = None) -> None:
+        output = self.scheduler.schedule(max_prompt_rows)
         assert bool(output.scheduled) == bool(self.live)
         assert output.num_tokens <= self.budget
+        if output.num_streams and max_prompt_rows is not None:
+            assert output.num_tokens - output.num_streams <= max_prompt_rows
         names = [item.request.request_id for item in output.scheduled]
         assert len(set(names)) == len(names) <= self.seqs
-        if self.live:  # the oldest progresses in every step, so everybody does in the end
-            assert min(self.live, key=self.arrival.__getitem__) in names
+        if not self.live:
+            return
+        # The oldest progresses in every step, so everybody does in the end.
+        assert min(self.live, key=self.arrival.__getitem__) in names
         for item in output.scheduled:
             request = item.request
             assert 1 <= item.num_new_tokens <= request.num_missing_tokens
             assert item.is_sampled == (item.num_new_tokens == request.num_missing_tokens)
-            self.kv.slots(request.request_id, request.num_computed_tokens + item.num_new_tokens)
+            assert request.num_cached_tokens is not None
+            assert request.num_cached_tokens % BLOCK_SIZE == 0
+            assert request.num_cached_tokens < request.num_prompt_tokens
+            assert self.prefix_caching or request.num_cached_tokens == 0
+        logits = self.runner.execute(build_batch(output, self.kv))
         self.scheduler.advance(output)
-        for item in output.scheduled:
-            if item.is_sampled:
-                item.request.token_ids.append(0)
-                if item.request.num_output_tokens == item.request.max_tokens:
-                    self.scheduler.remove(item.request.request_id)
-                    del self.live[item.request.request_id]
+        sampled = [item.request for item in output.scheduled if item.is_sampled]
+        for request, row in zip(sampled, logits, strict=True):
+            assert (row == oracle_logits(request.token_ids)).all()
+            request.token_ids.append(int(row[:20].argmax()))
+            if request.num_output_tokens == request.max_tokens:
+                self.scheduler.remove(request.request_id)
+                del self.live[request.request_id]
 
     @invariant()
     def blocks_add_up(self) -> None:
-        tables = [self.kv.block_table(name) for name in self.live]
-        owned = [block for table in tables for block in table]
-        assert len(set(owned)) == len(owned)
-        assert len(owned) + self.kv.num_free_blocks == self.kv.num_blocks
+        tables = [self.kv.block_tables(name) for name in self.live]
+        for pool, number in ((self.kv.full_pool, 0), (self.kv.sliding_pool, 1)):
+            held = Counter(block for table in tables for block in table[number])
+            assert len(held) + pool.num_free == pool.num_blocks
+            assert pool._num_references == [held[block] for block in range(pool.num_blocks)]
         assert self.scheduler.num_running + self.scheduler.num_waiting == len(self.live)
 
     @invariant()
+    def a_window_is_all_that_sliding_layers_hold(self) -> None:
+        for name in self.live:
+            assert len(self.kv.block_tables(name)[1]) <= LEAST_SLIDING
+
+    @invariant()
+    def blocks_are_shared_under_one_salt_alone(self) -> None:
+        for number in (0, 1):
+            held = {"a": set(), "b": set()}
+            for name, request in self.live.items():
+                held[request.cache_salt].update(self.kv.block_tables(name)[number])
+            assert not held["a"] & held["b"]
+
+    @invariant()
     def the_running_are_older_than_the_waiting(self) -> None:
-        running = [self.arrival[name] for name in self.live if self.kv.block_table(name)]
-        waiting = [self.arrival[name] for name in self.live if not self.kv.block_table(name)]
+        is_running = {name: bool(self.kv.block_tables(name)[0]) for name in self.live}
+        running = [self.arrival[name] for name in self.live if is_running[name]]
+        waiting = [self.arrival[name] for name in self.live if not is_running[name]]
         assert max(running, default=-1) < min(waiting, default=1 << 30)
 
     def teardown(self) -> None:
@@ -97,7 +158,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         while self.live:
             self._step()
-        assert self.kv.num_free_blocks == self.kv.num_blocks
+        assert self.kv.num_free == (self.runner.num_blocks, self.runner.num_sliding_blocks)
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase

@@ -30,20 +30,27 @@ def make_decoder(
 
 
 class Session:
-    """Sequences with a cache whose slots are handed out in a shuffled order."""
+    """Sequences with a cache whose blocks are handed out in a shuffled order, if there is a seed.
+
+    Of the sliding pool a batch names no block whose window has passed.
+    """
 
     def __init__(
-        self, decoder: Decoder, sequences: Sequence[Sequence[int]], slot_seed: int | None = None
+        self,
+        decoder: Decoder,
+        sequences: Sequence[Sequence[int]],
+        slot_seed: int | None = None,
+        *,
+        block_size: int = 1,
     ) -> None:
         self.decoder = decoder
         self.sequences = [np.asarray(s, np.int32) for s in sequences]
-        num_slots = sum(len(s) for s in self.sequences)
-        order = np.arange(num_slots)
-        if slot_seed is not None:
-            order = np.random.Generator(np.random.PCG64(slot_seed)).permutation(num_slots)
-        ends = np.cumsum([len(s) for s in self.sequences])
-        self.slots = [part.astype(np.int64) for part in np.split(order, ends[:-1])]
-        self.cache = KVCache.allocate(decoder.config, num_slots)
+        self.block_size = block_size
+        counts = [-(-len(s) // block_size) for s in self.sequences]
+        self.full = _tables(counts, slot_seed)
+        self.sliding = _tables(counts, None if slot_seed is None else slot_seed + 1000)
+        num_slots = sum(counts) * block_size
+        self.cache = KVCache.allocate(decoder.config, num_slots, num_slots)
         self.num_computed = [0] * len(self.sequences)
         self.logits: list[list[Array]] = [[] for _ in self.sequences]
 
@@ -53,12 +60,20 @@ class Session:
         spans = [(s, self.num_computed[s], self.num_computed[s] + counts[s]) for s in active]
         starts = np.cumsum([0, *[counts[s] for s in active]])
         num_rows = int(starts[-1])
+        full = np.concatenate([self.full[s : s + 1] for s in active])
+        sliding = np.concatenate([self.sliding[s : s + 1] for s in active])
+        for row, (_, begin, end) in enumerate(spans):
+            seen_from = max(begin - (self.decoder.config.sliding_window - 1), 0)
+            sliding[row, : seen_from // self.block_size] = -1
+            for table in (full, sliding):
+                table[row, -(-end // self.block_size) :] = -1
         return ForwardBatch(
             input_ids=np.concatenate([self.sequences[s][b:e] for s, b, e in spans]),
             positions=np.concatenate([np.arange(b, e, dtype=np.int32) for _, b, e in spans]),
-            slot_mapping=np.concatenate([self.slots[s][b:e] for s, b, e in spans]),
             query_start_loc=starts.astype(np.int32),
-            context_slots=tuple(self.slots[s][:e] for s, _, e in spans),
+            block_size=self.block_size,
+            full_block_table=full,
+            sliding_block_table=sliding,
             logit_rows=np.arange(num_rows if all_logits else 0, dtype=np.int32),
         )
 
@@ -74,6 +89,19 @@ class Session:
     def result(self, sequence: int = 0) -> Array:
         """[num_computed, vocab_size] of one sequence."""
         return np.stack(self.logits[sequence])
+
+
+def _tables(counts: Sequence[int], seed: int | None) -> NDArray[np.int32]:
+    """[num_seqs, most blocks]: distinct blocks for each sequence."""
+    order = np.arange(sum(counts), dtype=np.int32)
+    if seed is not None:
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(order)
+    tables = np.full((len(counts), max(counts)), -1, np.int32)
+    begin = 0
+    for row, count in enumerate(counts):
+        tables[row, :count] = order[begin : begin + count]
+        begin += count
+    return tables
 
 
 def one_shot(decoder: Decoder, ids: Sequence[int], on_layer: OnLayer | None = None) -> Array:

@@ -7,7 +7,7 @@ import pytest
 
 from nestling.model.config import FULL, SLIDING
 from nestling.model.decoder import Decoder
-from nestling.model.kv_cache import KVCache
+from nestling.model.kv_cache import KVCache, owning_layer_types
 from tests.model.session import Array, Session, make_decoder, one_shot
 from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
 
@@ -45,17 +45,22 @@ def test_rows_without_logits_stop_at_the_last_layer_that_owns_keys(decoder: Deco
 
 def test_only_the_named_slots_are_written(decoder: Decoder) -> None:
     ids = token_ids(TINY, 6, 1)
-    cache = KVCache.allocate(TINY, 20)
+    cache = KVCache.allocate(TINY, 20, 30)
     for array in (*cache.keys, *cache.values):
         array.fill(np.float32(7.5))
     session = Session(decoder, [ids])
-    slots = np.array([3, 17, 4, 0, 11, 9], np.int64)
-    batch = replace(session.batch([6]), slot_mapping=slots, context_slots=(slots,))
+    slots = {FULL: [3, 17, 4, 0, 11, 9], SLIDING: [29, 1, 2, 8, 7, 20]}
+    batch = replace(
+        session.batch([6]),
+        full_block_table=np.array([slots[FULL]], np.int32),
+        sliding_block_table=np.array([slots[SLIDING]], np.int32),
+    )
     np.testing.assert_array_equal(decoder.forward(batch, cache), one_shot(decoder, ids))
-    others = np.setdiff1d(np.arange(20), slots)
-    for array in (*cache.keys, *cache.values):
+    layer_types = owning_layer_types(TINY)
+    for array, layer_type in zip((*cache.keys, *cache.values), layer_types * 2, strict=True):
+        others = np.setdiff1d(np.arange(len(array)), slots[layer_type])
         assert (array[others] == 7.5).all()
-        assert (array[slots] != 7.5).all()
+        assert (array[slots[layer_type]] != 7.5).all()
 
 
 @pytest.mark.parametrize("num_tokens", [15, 16, 17, 33])
@@ -130,10 +135,12 @@ def test_positions_are_arguments(decoder: Decoder) -> None:
     session = Session(decoder, [ids])
     batch = session.batch([12])
     logits = decoder.forward(batch, session.cache)
+    before = np.zeros((1, 100), np.int32)
     moved = replace(
         batch,
         positions=batch.positions + 100,
-        context_slots=(np.concatenate([np.zeros(100, np.int64), batch.context_slots[0]]),),
+        full_block_table=np.hstack([before, batch.full_block_table]),
+        sliding_block_table=np.hstack([before, batch.sliding_block_table]),
     )
     window_only = replace(TINY, layer_types=(SLIDING,) * 10, sliding_window=1)
     decoder = make_decoder(window_only)

@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig
-from nestling.model.kv_cache import KVCache
+from nestling.model.kv_cache import KVCache, kv_bytes_per_token
 from nestling.model.names import required_tensors
 from tests.model.tiny import TINY
 
@@ -51,9 +53,18 @@ def test_a_model_without_scale_on_the_corrected_stream_needs_none() -> None:
 
 
 def test_the_cache_holds_only_layers_that_own_keys() -> None:
-    cache = KVCache.allocate(TINY, 7)
-    assert len(cache.keys) == len(cache.values) == 5
-    assert {array.shape for array in (*cache.keys, *cache.values)} == {(7, 2, 32)}
+    cache = KVCache.allocate(TINY, 7, 3, "float16")
+    shapes = [(3, 2, 32)] * 4 + [(7, 2, 32)]
+    for arrays in (cache.keys, cache.values):
+        assert [array.shape for array in arrays] == shapes
+        assert {array.dtype for array in arrays} == {np.dtype(np.float16)}
     num_bytes = sum(array.nbytes for array in (*cache.keys, *cache.values))
-    assert num_bytes == 7 * KVCache.bytes_per_slot(TINY)
-    assert cache.num_slots == 7
+    assert num_bytes == 7 * kv_bytes_per_token(TINY, FULL, "float16") + 3 * kv_bytes_per_token(
+        TINY, SLIDING, "float16"
+    )
+
+
+def test_e4b_takes_8_kib_a_token_and_16_mib_a_window() -> None:
+    """The figures of docs/model.md."""
+    assert kv_bytes_per_token(E4B, FULL, "float16") == 8 << 10
+    assert kv_bytes_per_token(E4B, SLIDING, "float16") * E4B.sliding_window == 16 << 20

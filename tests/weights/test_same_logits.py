@@ -23,12 +23,13 @@ def _logits(path: Path) -> NDArray[np.float32]:
     batch = ForwardBatch(
         input_ids=(rows * 31 % VOCAB).astype(np.int32),
         positions=rows.astype(np.int32),
-        slot_mapping=rows.astype(np.int64),
         query_start_loc=np.array([0, NUM_TOKENS], np.int32),
-        context_slots=(rows.astype(np.int64),),
+        block_size=NUM_TOKENS,
+        full_block_table=np.zeros((1, 1), np.int32),
+        sliding_block_table=np.zeros((1, 1), np.int32),
         logit_rows=rows.astype(np.int32),
     )
-    return decoder.forward(batch, KVCache.allocate(checkpoint.config, NUM_TOKENS))
+    return decoder.forward(batch, KVCache.allocate(checkpoint.config, NUM_TOKENS, NUM_TOKENS))
 
 
 def test_folder_and_gguf_give_the_same_logits(tmp_path: Path) -> None:

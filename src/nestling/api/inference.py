@@ -9,7 +9,7 @@ or not, and so does a key that stops being good.
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from nestling.api.request_body import read_json_body
 from nestling.api.schemas import InferenceBody
 from nestling.api.services import Services
 from nestling.api.sse import SseStream, with_early_refusal
-from nestling.chat.request import ChatDelta
+from nestling.chat.request import ChatDelta, PreparedGeneration
 from nestling.errors import EngineError, NestlingError, ServerShutdownError
 from nestling.log import get_logger
 
@@ -119,6 +119,11 @@ class _Run:
     identity: ReplyIdentity
     caller: Caller
 
+    async def _prepare(self) -> PreparedGeneration:
+        """The request as the model takes it; cached prompts serve the key that sent them alone."""
+        request = replace(self.body.request, cache_salt=self.caller.key.key_id)
+        return await self.services.chat.prepare(request)
+
     async def answer_whole(
         self, receive: Receive, send: Send, stop: asyncio.Future[NestlingError]
     ) -> None:
@@ -129,7 +134,7 @@ class _Run:
 
     async def _complete(self) -> tuple[bytes, int]:
         """Return the finished reply and its cost in nano-USD."""
-        prepared = await self.services.chat.prepare(self.body.request)
+        prepared = await self._prepare()
         collector = self.format.collector(self.identity, self.body, prepared.num_choices)
         async with metered(self.services, self.caller, prepared) as reply:
             async with aclosing(prepared.stream()) as deltas:
@@ -156,7 +161,7 @@ class _Run:
             await stream.end(error_frame(http_error(error)))
 
     async def _stream(self, stream: SseStream) -> None:
-        prepared = await self.services.chat.prepare(self.body.request)
+        prepared = await self._prepare()
         encoder = self.format.encoder(self.identity, self.body)
         async with metered(self.services, self.caller, prepared) as reply:
             async with aclosing(with_early_refusal(prepared)) as deltas:

@@ -35,12 +35,16 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _ENGINE = {
     "num_waiting": "Requests that wait for their first step",
     "num_running": "Requests that are computed",
-    "num_free_blocks": "Blocks of the KV cache that are free",
-    "num_blocks": "Blocks of the KV cache",
+    "num_free_blocks": "Blocks of the full layers' KV cache that no live request holds",
+    "num_blocks": "Blocks of the full layers' KV cache",
+    "num_free_sliding_blocks": "Blocks of the sliding layers' KV cache that no live request holds",
+    "num_sliding_blocks": "Blocks of the sliding layers' KV cache",
     "num_steps": "Steps since the engine started",
     "num_prompt_tokens": "Prompt tokens computed since the engine started",
     "num_generated_tokens": "Tokens generated since the engine started",
     "num_preemptions": "Requests put back for lack of blocks since the engine started",
+    "num_prefix_hits": "Requests of which a beginning was in the cache since the engine started",
+    "num_cached_tokens": "Prompt tokens found in the cache since the engine started",
 }
 
 

@@ -23,10 +23,11 @@ class Choice:
         prompt_token_ids: list[int],
         sampling_params: SamplingParams,
         stop: tuple[str, ...],
+        cache_salt: str = "",
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._submit = Submit(secrets.token_hex(12), prompt_token_ids, sampling_params)
+        self._submit = Submit(secrets.token_hex(12), prompt_token_ids, sampling_params, cache_salt)
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stop = StopMatcher(stop)
         self.token_ids: list[int] = []
@@ -34,6 +35,7 @@ class Choice:
         self.logprobs: list[TokenLogprobs] | None = None
         """Of `token_ids`, if asked for."""
         self.num_cached_tokens = 0
+        """Of the prompt, those that the engine had in its prefix cache."""
 
     @property
     def max_tokens(self) -> int:

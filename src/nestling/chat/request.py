@@ -41,6 +41,8 @@ class GenerationRequest:
     """0 to 20; 0 unless `logprobs`."""
     n: int = 1
     """Number of choices, 1 to 8; choice i samples with `SamplingParams.choice_index` i."""
+    cache_salt: str = ""
+    """Whose request it is: what the engine keeps of prompts serves requests of equal salt alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

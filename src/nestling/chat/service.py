@@ -151,7 +151,9 @@ class PreparedReply:
         self.num_prompt_tokens = sum(len(prompt) for prompt in prompts)
         self._n = request.n
         self._choices = [
-            Choice(service.engine, service.tokenizer, prompt, params, request.stop)
+            Choice(
+                service.engine, service.tokenizer, prompt, params, request.stop, request.cache_salt
+            )
             for prompt, params in _by_choice(prompts, sampling_params, request.n, service)
         ]
         is_echo = isinstance(request, CompletionRequest) and request.echo

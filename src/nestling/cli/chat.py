@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nestling.cli.options import AsJson, DataDir, Model, Threads
+from nestling.cli.options import AsJson, DataDir, Engine, Model, Threads
 from nestling.cli.output import print_json
 from nestling.cli.repl import converse
 from nestling.cli.session import SETTABLE, Session
@@ -31,18 +31,23 @@ def chat(
     max_tokens: Annotated[str | None, typer.Option(help="Longest answer, in tokens.")] = None,
     model: Model = None,
     threads: Threads = None,
+    engine: Engine = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask once, or talk: without a prompt on a terminal this starts a conversation."""
-    settings = load_settings({"data_dir": data_dir, "model": model, "threads": threads})
+    settings = load_settings(
+        {"data_dir": data_dir, "model": model, "threads": threads, "engine": engine}
+    )
     entry = find_model(settings.model, settings.data_dir)
     is_terminal = sys.stdin.isatty()
     if prompt is None and not is_terminal:
         prompt = sys.stdin.read()
     if prompt is not None and not prompt.strip():
         raise InvalidRequestError("The prompt is empty. Expected some text.", param="prompt")
-    with LLM(str(entry.path), dtype=settings.dtype, threads=settings.threads) as llm:
+    with LLM(
+        str(entry.path), engine=settings.engine, dtype=settings.dtype, threads=settings.threads
+    ) as llm:
         session = Session(llm, SamplingParams(), system)
         given = {
             "temperature": temperature,

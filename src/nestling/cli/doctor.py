@@ -103,7 +103,7 @@ def _model(settings: Settings) -> str:
 
     entry = find_model(settings.model, settings.data_dir)
     start = perf_counter()
-    with LLM(str(entry.path), threads=settings.threads) as llm:
+    with LLM(str(entry.path), engine=settings.engine, threads=settings.threads) as llm:
         loaded = perf_counter()
         params = SamplingParams(max_tokens=NUM_PROBE_TOKENS, temperature=0.0)
         output: Any = llm.generate([llm.tokenizer.bos_token_id], params, ignore_eos=True)

@@ -22,3 +22,7 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Threads of the engine. Default: all usable cores."),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", help="native (the C++ core) or reference (numpy). Default: native."),
+]

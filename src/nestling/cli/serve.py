@@ -20,7 +20,7 @@ from nestling.api.server import run
 from nestling.api.server import serve as serve_app
 from nestling.chat.files import FileLimits
 from nestling.chat.service import ChatService, ModelIdentity, end_token_ids, open_tokenizer
-from nestling.cli.options import DataDir, Model, Threads
+from nestling.cli.options import DataDir, Engine, Model, Threads
 from nestling.engine.config import EngineConfig
 from nestling.engine.remote import ProcessEngine
 from nestling.errors import ModelFileError
@@ -42,6 +42,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port. Default: 8000.")] = None,
     data_dir: DataDir = None,
     threads: Threads = None,
+    engine: Engine = None,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
 ) -> None:
     """Start the server. On the first start an API key is made and printed once."""
@@ -51,6 +52,7 @@ def serve(
         "port": port,
         "data_dir": data_dir,
         "threads": threads,
+        "engine": engine,
     }
     settings = load_settings(arguments, config=config)
     configure_logging(settings.log_level, settings.log_format)
@@ -95,11 +97,16 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
     """The engine's part of the settings."""
     return EngineConfig(
         model=str(entry.path),
+        engine=settings.engine,
         dtype=settings.dtype,
         num_threads=settings.threads or 0,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_step_s=settings.max_step_s,
         max_model_len=settings.max_model_len,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        kv_dtype=settings.kv_dtype,
+        prefix_caching=settings.prefix_caching,
     )
 
 

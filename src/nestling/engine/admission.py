@@ -43,6 +43,7 @@ def admit(submit: Submit, limits: RequestLimits) -> Request:
         sampling_params=params,
         max_tokens=min(params.max_tokens, limits.max_len - num_prompt_tokens),
         seed=secrets.randbits(63) if params.seed is None else params.seed,
+        cache_salt=submit.cache_salt,
     )
 
 

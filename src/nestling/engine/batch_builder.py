@@ -12,9 +12,8 @@ def build_batch(output: SchedulerOutput, kv_cache_manager: KVCacheManager) -> Fo
     num_tokens = output.num_tokens
     input_ids = np.empty(num_tokens, np.int32)
     positions = np.empty(num_tokens, np.int32)
-    slot_mapping = np.empty(num_tokens, np.int64)
     query_start_loc = np.zeros(len(output.scheduled) + 1, np.int32)
-    context_slots = []
+    ends = []
     logit_rows = []
     row = 0
     for i, item in enumerate(output.scheduled):
@@ -22,20 +21,21 @@ def build_batch(output: SchedulerOutput, kv_cache_manager: KVCacheManager) -> Fo
         begin = request.num_computed_tokens
         end = begin + item.num_new_tokens
         rows = slice(row, row + item.num_new_tokens)
-        slots = kv_cache_manager.slots(request.request_id, end)
         input_ids[rows] = request.token_ids[begin:end]
         positions[rows] = np.arange(begin, end)
-        slot_mapping[rows] = slots[begin:]
-        context_slots.append(slots)
+        ends.append(end)
         row = rows.stop
         query_start_loc[i + 1] = row
         if item.is_sampled:
             logit_rows.append(row - 1)
+    requests = [item.request for item in output.scheduled]
+    full_block_table, sliding_block_table = kv_cache_manager.tables(requests, ends)
     return ForwardBatch(
         input_ids=input_ids,
         positions=positions,
-        slot_mapping=slot_mapping,
         query_start_loc=query_start_loc,
-        context_slots=tuple(context_slots),
+        block_size=kv_cache_manager.block_size,
+        full_block_table=full_block_table,
+        sliding_block_table=sliding_block_table,
         logit_rows=np.array(logit_rows, np.int32),
     )

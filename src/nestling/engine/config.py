@@ -1,12 +1,14 @@
 """What an engine is told at its start: model, threads and bounds; checked once, here."""
 
+import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from nestling.errors import SettingsError
 from nestling.model.kernels import WeightDtype
 
-DTYPES: tuple[str, ...] = get_args(WeightDtype)
+EngineKind = Literal["native", "reference"]
+KVCacheDtype = Literal["auto", "float16", "float32"]
 
 GIB = 1 << 30
 SWITCHES: tuple[str, ...] = ()
@@ -19,11 +21,13 @@ class EngineConfig:
 
     model: str
     """Path of a checkpoint folder or a .gguf file."""
+    engine: EngineKind = "native"
+    """The C++ core, or the numpy reference: slow, and not bit-stable."""
     dtype: WeightDtype = "auto"
     """How matrices are held; "auto": bfloat16 where that loses nothing, else float32."""
     num_threads: int = 0
     """Threads of one forward pass; 0 takes one for each core this process may use."""
-    max_num_seqs: int = 16
+    max_num_seqs: int = 64
     """Requests computed at the same time."""
     max_num_batched_tokens: int | None = None
     """Rows of one step, prompt chunks and single tokens together; None: by the model's size."""
@@ -31,17 +35,35 @@ class EngineConfig:
     """Requests that may wait for a place; more are refused as overloaded."""
     max_model_len: int | None = None
     """Prompt and answer together, in tokens; None takes the model's own bound."""
+    max_step_s: float = 0.4
+    """While streams run, prompts get as few rows of a step as keep it, by estimate, below this."""
     num_blocks: int | None = None
-    """Blocks of the KV cache; None fits `kv_cache_bytes`, one whole context at the least."""
+    """Blocks of the full layers' KV cache; None: by `kv_cache_bytes`, see engine/cache_size.py."""
+    num_sliding_blocks: int | None = None
+    """Blocks of the sliding layers' KV cache; None likewise."""
     block_size: int = 16
     """Tokens in a block."""
     kv_cache_bytes: int = 2 * GIB
+    """Of both pools together, unless one whole context takes more."""
+    kv_dtype: KVCacheDtype = "auto"
+    """How keys and values are held; "auto" takes float32."""
+    prefix_caching: bool = True
+    """Take over what the cache still has of a prompt's beginning."""
     switches_off: tuple[str, ...] = ()
     """Optimisations of `SWITCHES` that are not to be used, so that each can be measured."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise SettingsError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for key, kind in _CHOICES.items():
+            choices, value = get_args(kind), getattr(self, key)
+            if value not in choices:
+                raise SettingsError(
+                    f"{key}: expected one of {', '.join(choices)}, got {value!r}", param=key
+                )
+        self._check_reference()
+        if not 0 < self.max_step_s < math.inf:
+            raise SettingsError(
+                f"max_step_s: expected seconds above 0, got {self.max_step_s}", param="max_step_s"
+            )
         for name in self.switches_off:
             if name not in SWITCHES:
                 known = ", ".join(SWITCHES) or "none"
@@ -60,7 +82,24 @@ class EngineConfig:
                 param="max_num_batched_tokens",
             )
 
+    def _check_reference(self) -> None:
+        """numpy computes in float32 on threads of its own."""
+        if self.engine != "reference":
+            return
+        if self.dtype == "bfloat16":
+            raise SettingsError(
+                "dtype: expected auto or float32 with engine reference, got 'bfloat16'",
+                param="dtype",
+            )
+        if self.num_threads != 0:
+            raise SettingsError(
+                "num_threads: expected 0 with engine reference, whose threads are numpy's own, "
+                f"got {self.num_threads}",
+                param="num_threads",
+            )
 
+
+_CHOICES = {"engine": EngineKind, "dtype": WeightDtype, "kv_dtype": KVCacheDtype}
 _LEAST = {
     "num_threads": 0,
     "max_num_seqs": 1,
@@ -68,6 +107,7 @@ _LEAST = {
     "max_waiting": 0,
     "max_model_len": 2,  # one token in, one token out
     "num_blocks": 1,
+    "num_sliding_blocks": 1,
     "block_size": 1,
     "kv_cache_bytes": 1,
 }

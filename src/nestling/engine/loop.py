@@ -6,6 +6,7 @@ exactly one last event: a `TokenOutput` with a finish reason, or a `RequestFaile
 
 import logging
 import queue
+import time
 from collections.abc import Callable, Sequence
 
 from nestling.engine.admission import RequestLimits, admit
@@ -30,6 +31,7 @@ from nestling.engine.request import Request
 from nestling.engine.runner import Logits, ModelRunner
 from nestling.engine.sampler import RequestSampler
 from nestling.engine.scheduler import Scheduler, SchedulerOutput
+from nestling.engine.step_timer import StepTimer
 from nestling.errors import EngineError, InvalidRequestError, NestlingError, OverloadedError
 
 logger = logging.getLogger(__name__)
@@ -38,17 +40,33 @@ Emit = Callable[[Sequence[EngineEvent]], None]
 
 
 class EngineLoop:
-    """All mutable state of an engine: scheduler and KV blocks, runner, samplers."""
+    """All mutable state of an engine: scheduler and KV blocks, runner, samplers.
 
-    def __init__(self, runner: ModelRunner, config: EngineConfig, emit: Emit) -> None:
+    `clock` gives seconds; how long steps take decides how many prompt rows the next ones get.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        config: EngineConfig,
+        emit: Emit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runner = runner
         self._emit = emit
-        self._kv = KVCacheManager(runner.num_blocks, runner.block_size)
+        self._clock = clock
+        self._step_timer = StepTimer(config.max_step_s)
+        self._kv = KVCacheManager(
+            num_blocks=runner.num_blocks,
+            num_sliding_blocks=runner.num_sliding_blocks,
+            block_size=runner.block_size,
+            sliding_window=runner.sliding_window,
+            prefix_caching=config.prefix_caching,
+        )
         self._scheduler = Scheduler(
             self._kv,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens
-            or max(runner.rows_per_step, config.max_num_seqs),
+            max_num_batched_tokens=config.max_num_batched_tokens or runner.max_rows,
             max_waiting=config.max_waiting,
         )
         self._limits = RequestLimits(
@@ -75,7 +93,7 @@ class EngineLoop:
             vocab_size=self._runner.vocab_size,
             max_model_len=self._limits.max_len,
             max_num_seqs=self._max_num_seqs,
-            num_blocks=self._kv.num_blocks,
+            num_blocks=self._kv.full_pool.num_blocks,
             block_size=self._kv.block_size,
         )
 
@@ -147,12 +165,16 @@ class EngineLoop:
             probe_id=probe_id,
             num_waiting=self._scheduler.num_waiting,
             num_running=self._scheduler.num_running,
-            num_free_blocks=self._kv.num_free_blocks,
-            num_blocks=self._kv.num_blocks,
+            num_free_blocks=self._kv.full_pool.num_free,
+            num_blocks=self._kv.full_pool.num_blocks,
+            num_free_sliding_blocks=self._kv.sliding_pool.num_free,
+            num_sliding_blocks=self._kv.sliding_pool.num_blocks,
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_preemptions=self._num_preemptions,
+            num_prefix_hits=self._kv.num_prefix_hits,
+            num_cached_tokens=self._kv.num_cached_tokens,
             part_seconds=self._times.seconds(),
         )
 
@@ -160,7 +182,8 @@ class EngineLoop:
 
     def _compute(self) -> None:
         self._times.begin()
-        output = self._scheduler.schedule()
+        begin_s = self._clock()
+        output = self._scheduler.schedule(self._step_timer.max_prompt_rows())
         self._num_steps += 1
         self._num_preemptions += output.num_preempted
         try:
@@ -176,6 +199,8 @@ class EngineLoop:
         self._times.end("model")
         self._sample(output, logits)
         self._times.end("sample")
+        num_prompt_rows = output.num_tokens - output.num_streams
+        self._step_timer.observe(output.num_streams, num_prompt_rows, self._clock() - begin_s)
 
     def _sample(self, output: SchedulerOutput, logits: Logits) -> None:
         sampled = [item.request for item in output.scheduled if item.is_sampled]
@@ -190,7 +215,7 @@ class EngineLoop:
     def _sample_one(self, request: Request, row: Logits) -> None:
         token_id, logprobs = self._samplers[request.request_id].sample(row)
         if request.num_output_tokens == 0:
-            self._num_prompt_tokens += request.num_prompt_tokens
+            self._num_prompt_tokens += request.num_prompt_tokens - (request.num_cached_tokens or 0)
         request.token_ids.append(token_id)
         self._num_generated_tokens += 1
         finish_reason: FinishReason | None = None
@@ -206,20 +231,26 @@ class EngineLoop:
                 [token_id],
                 finish_reason,
                 None if logprobs is None else [logprobs],
+                request.num_cached_tokens or 0,
             )
         )
 
     # --- ends ------------------------------------------------------------------------------------
 
     def _finish(self, request_id: str, finish_reason: FinishReason) -> None:
-        self._remove(request_id)
-        self._events.append(TokenOutput(request_id, [], finish_reason))
+        request = self._remove(request_id)
+        self._events.append(
+            TokenOutput(
+                request_id, [], finish_reason, num_cached_tokens=request.num_cached_tokens or 0
+            )
+        )
 
     def _fail(self, request: Request, message: str) -> None:
         self._remove(request.request_id)
         self._events.append(RequestFailed(request.request_id, EngineError.code, message))
 
-    def _remove(self, request_id: str) -> None:
+    def _remove(self, request_id: str) -> Request:
         request = self._scheduler.remove(request_id)
         assert request is not None
         del self._samplers[request_id]
+        return request

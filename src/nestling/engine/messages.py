@@ -55,6 +55,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     request_id: str
     prompt_token_ids: list[int]
     sampling_params: SamplingParams
+    cache_salt: str = ""
+    """Whose request it is: cached prefixes are shared under an equal salt alone."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -106,6 +108,7 @@ class TokenOutput(msgspec.Struct, frozen=True, tag="tokens"):
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprobs] | None = None
     num_cached_tokens: int = 0
+    """Of the prompt, those found in the prefix cache; the same in every output of a request."""
 
 
 class RequestFailed(msgspec.Struct, frozen=True, tag="failed"):
@@ -119,17 +122,26 @@ class RequestFailed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
-    """A snapshot of the engine loop, answering `GetStats` number `probe_id`."""
+    """A snapshot of the engine loop, answering `GetStats` number `probe_id`.
+
+    Blocks are free when no live request holds them, even if a later request may find them cached.
+    """
 
     probe_id: int
     num_waiting: int
     num_running: int
     num_free_blocks: int
     num_blocks: int
+    num_free_sliding_blocks: int
+    num_sliding_blocks: int
     num_steps: int
     num_prompt_tokens: int
     num_generated_tokens: int
     num_preemptions: int
+    num_prefix_hits: int
+    """Requests of which the cache had a beginning."""
+    num_cached_tokens: int
+    """Prompt tokens taken from the cache instead of being computed."""
     part_seconds: dict[str, float] = {}
     """Time of all steps so far by part, as `part_times.PARTS` names them."""
 

@@ -1,6 +1,6 @@
 """One live request inside the engine loop: its tokens and how far they are computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nestling.engine.messages import SamplingParams
 
@@ -17,8 +17,14 @@ class Request:
     max_tokens: int
     """Tokens to generate at most, capped to the context."""
     seed: int
+    cache_salt: str = ""
+    """Only requests with the same salt share cached prefixes."""
     num_computed_tokens: int = 0
     """Tokens whose keys and values are in the cache; 0 again after preemption."""
+    num_cached_tokens: int | None = None
+    """Of the prompt, those that the prefix cache had at the first admission; None before it."""
+    block_digests: list[bytes] = field(default_factory=list)
+    """Names of the first full blocks of `token_ids`; grown by the KV cache manager."""
 
     @property
     def num_tokens(self) -> int:

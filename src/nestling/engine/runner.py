@@ -1,6 +1,6 @@
 """The model behind the loop: a small protocol, and Gemma 3n's decoder with its KV cache behind it.
 
-A runner computes; which tokens, positions and slots is said by the batch alone.
+A runner computes; which tokens, positions and blocks is said by the batch alone.
 """
 
 import math
@@ -13,13 +13,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.engine.cache_size import CacheShape, num_cache_blocks
 from nestling.engine.config import EngineConfig
 from nestling.errors import InvalidRequestError
 from nestling.model.batch import ForwardBatch
-from nestling.model.config import Gemma3nTextConfig
+from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig
 from nestling.model.decoder import Decoder
-from nestling.model.kernels import NativeKernels
-from nestling.model.kv_cache import KVCache
+from nestling.model.kernels import Kernels, NativeKernels, NumpyKernels
+from nestling.model.kv_cache import KVCache, KVDtype, kv_bytes_per_token
 from nestling.model.names import required_tensors
 from nestling.weights.checkpoint import load_checkpoint
 
@@ -48,17 +49,27 @@ class ModelRunner(Protocol):
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the KV cache."""
+        """Blocks of the full layers' KV cache."""
+        ...
+
+    @property
+    def num_sliding_blocks(self) -> int:
+        """Blocks of the sliding layers' KV cache."""
         ...
 
     @property
     def block_size(self) -> int:
-        """Tokens in a block."""
+        """Tokens in a block of either."""
         ...
 
     @property
-    def rows_per_step(self) -> int:
-        """Rows that a step may compute without stalling the streams that wait for it."""
+    def sliding_window(self) -> int:
+        """Tokens that a sliding layer sees, the token itself included."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that one step may have."""
         ...
 
     def execute(self, batch: ForwardBatch) -> Logits:
@@ -71,21 +82,34 @@ LoadRunner = Callable[[EngineConfig], ModelRunner]
 
 
 class DecoderRunner:
-    """Gemma 3n's decoder over a KV cache of `num_blocks * block_size` slots."""
+    """Gemma 3n's decoder over a KV cache of two pools of blocks."""
 
     def __init__(
-        self, decoder: Decoder, *, max_model_len: int, num_blocks: int, block_size: int
+        self,
+        decoder: Decoder,
+        *,
+        max_model_len: int,
+        num_blocks: int,
+        num_sliding_blocks: int,
+        block_size: int,
+        max_rows: int,
+        kv_dtype: KVDtype = "float32",
     ) -> None:
         self._decoder = decoder
         self._lock = threading.Lock()
         """The decoder computes one batch at a time."""
-        self._cache = KVCache.allocate(decoder.config, num_blocks * block_size)
+        self._kv_dtype = kv_dtype
+        self._cache = KVCache.allocate(
+            decoder.config, num_blocks * block_size, num_sliding_blocks * block_size, kv_dtype
+        )
         self.vocab_size = decoder.config.vocab_size
         self.num_text_tokens = decoder.config.num_text_tokens
+        self.sliding_window = decoder.config.sliding_window
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
+        self.num_sliding_blocks = num_sliding_blocks
         self.block_size = block_size
-        self.rows_per_step = rows_per_step(decoder.config)
+        self.max_rows = max_rows
         self.weight_bytes_per_token = decoder.weight_bytes_per_token
 
     def execute(self, batch: ForwardBatch) -> Logits:
@@ -110,33 +134,58 @@ class DecoderRunner:
                 f"got {token_ids.min()} to {token_ids.max()}",
                 param="token_ids",
             )
-        slots = np.arange(num_tokens, dtype=np.int64)
-        rows = slots.astype(np.int32)
+        rows = np.arange(num_tokens, dtype=np.int32)
+        only_block = np.zeros((1, 1), np.int32)
         batch = ForwardBatch(
             input_ids=token_ids,
             positions=rows,
-            slot_mapping=slots,
             query_start_loc=np.asarray((0, num_tokens), np.int32),
-            context_slots=(slots,),
+            block_size=num_tokens,
+            full_block_table=only_block,
+            sliding_block_table=only_block,
             logit_rows=rows,
         )
+        config = self._decoder.config
+        cache = KVCache.allocate(config, num_tokens, num_tokens, self._kv_dtype)
         with self._lock:
-            return self._decoder.forward(batch, KVCache.allocate(self._decoder.config, num_tokens))
+            return self._decoder.forward(batch, cache)
 
 
 def load_runner(config: EngineConfig) -> DecoderRunner:
-    """Load the checkpoint and pack its weights; raises `ModelFileError`."""
+    """Load the checkpoint and pack its weights; raises `ModelFileError`, `SettingsError`."""
     checkpoint = load_checkpoint(Path(config.model))
     model = checkpoint.config
-    kernels = NativeKernels(config.num_threads or num_usable_cores(), config.dtype)
-    max_model_len = min(
-        config.max_model_len or model.max_position_embeddings, model.max_position_embeddings
-    )
+    kv_dtype: KVDtype = "float32" if config.kv_dtype == "auto" else config.kv_dtype
+    shape = cache_shape(config, model, kv_dtype)
+    num_blocks, num_sliding_blocks = num_cache_blocks(config, shape)
     return DecoderRunner(
-        Decoder(model, checkpoint.tensors, kernels),
-        max_model_len=max_model_len,
-        num_blocks=num_cache_blocks(config, model, max_model_len),
+        Decoder(model, checkpoint.tensors, make_kernels(config)),
+        max_model_len=shape.max_model_len,
+        num_blocks=num_blocks,
+        num_sliding_blocks=num_sliding_blocks,
         block_size=config.block_size,
+        max_rows=shape.max_rows,
+        kv_dtype=kv_dtype,
+    )
+
+
+def make_kernels(config: EngineConfig) -> Kernels:
+    """What the configured engine computes with."""
+    if config.engine == "reference":
+        return NumpyKernels()
+    return NativeKernels(config.num_threads or num_usable_cores(), config.dtype)
+
+
+def cache_shape(config: EngineConfig, model: Gemma3nTextConfig, kv_dtype: KVDtype) -> CacheShape:
+    """What the model's KV cache costs and must hold."""
+    rows = config.max_num_batched_tokens or max(rows_per_step(model), config.max_num_seqs)
+    context = model.max_position_embeddings
+    return CacheShape(
+        full_bytes_per_token=kv_bytes_per_token(model, FULL, kv_dtype),
+        sliding_bytes_per_token=kv_bytes_per_token(model, SLIDING, kv_dtype),
+        sliding_window=model.sliding_window,
+        max_model_len=min(config.max_model_len or context, context),
+        max_rows=rows,
     )
 
 
@@ -153,12 +202,3 @@ def num_usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def num_cache_blocks(config: EngineConfig, model: Gemma3nTextConfig, max_model_len: int) -> int:
-    """`num_blocks` if set; else whole contexts as far as `kv_cache_bytes` goes, one at least."""
-    if config.num_blocks is not None:
-        return config.num_blocks
-    blocks_per_seq = -(-max_model_len // config.block_size)
-    affordable = config.kv_cache_bytes // (KVCache.bytes_per_slot(model) * config.block_size)
-    return max(blocks_per_seq, min(affordable, blocks_per_seq * config.max_num_seqs))

@@ -1,10 +1,12 @@
 """Who computes how many tokens in the next step. No phases: each request catches up to its tokens.
 
 Requests run in order of arrival: the running ones are always older than the waiting ones. A step
-first gives every request that lacks one token (a running stream) that token, then spends the rest
-of the token budget on prompts, oldest first, so a long prompt never stalls a stream. When blocks
-run out, the youngest running request loses its blocks and goes back to the front of the queue, to
-be recomputed. The oldest one can always go on, hence so does the engine. Runs in the loop's thread.
+has a row for every request that lacks one token (a running stream); the rest of the token budget
+goes to prompts, oldest first, and while streams run only as much of it as the step's time allows,
+so a long prompt never stalls a stream. When blocks run out, the youngest running request loses its
+blocks and goes back to the front of the queue; what the prefix cache still has of it is not
+computed again. The oldest one can always go on, hence so does the engine. Runs in the loop's
+thread.
 """
 
 from collections import deque
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 from nestling.engine.kv_cache_manager import KVCacheManager
 from nestling.engine.request import Request
+from nestling.engine.step_timer import ROW_MULTIPLE
 from nestling.errors import OverloadedError
 
 
@@ -31,6 +34,9 @@ class SchedulerOutput:
 
     scheduled: tuple[ScheduledRequest, ...]
     num_preempted: int = 0
+
+    num_streams: int = 0
+    """Rows of requests that lacked one token; all others are rows of prompts."""
 
     @property
     def num_tokens(self) -> int:
@@ -56,6 +62,8 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._live: dict[str, Request] = {}
+        self._blocked: tuple[Request, int, int] | None = None
+        """Who found no blocks, and how many were free; it need not look again before more are."""
 
     @property
     def num_waiting(self) -> int:
@@ -87,74 +95,103 @@ class Scheduler:
         self._live[request.request_id] = request
         self._waiting.append(request)
 
-    def schedule(self) -> SchedulerOutput:
-        """The next step; empty only if no request is live."""
+    def schedule(self, max_prompt_rows: int | None = None) -> SchedulerOutput:
+        """The next step; empty only if no request is live.
+
+        `max_prompt_rows` bounds the rows of prompts beside running streams.
+        """
         scheduled: list[ScheduledRequest] = []
-        num_preempted = self._schedule_streams(scheduled)
-        budget = self._max_num_batched_tokens - len(scheduled)
-        for request in self._running:
-            if request.num_missing_tokens > 1 and budget > 0:
-                budget -= self._take(request, budget, scheduled)
+        num_streams = sum(request.num_missing_tokens == 1 for request in self._running)
+        budget = self._max_num_batched_tokens - num_streams
+        if num_streams and max_prompt_rows is not None:
+            budget = min(budget, max_prompt_rows)
+        num_preempted = 0
+        num_streams = 0
+        index = 0
+        while index < len(self._running):  # preemption takes from the end, never one behind us
+            request = self._running[index]
+            index += 1
+            is_stream = request.num_missing_tokens == 1
+            num_wanted = 1 if is_stream else _chunk(request.num_missing_tokens, budget)
+            if not num_wanted:
+                continue
+            while not (num_new := self._kv.grow(request, num_wanted)):
+                num_preempted += 1
+                if self._preempt_youngest() is request:
+                    break
+            else:
+                scheduled.append(_scheduled(request, num_new))
+                num_streams += is_stream
+                budget -= 0 if is_stream else num_new
         if num_preempted == 0:
             self._admit(budget, scheduled)
         assert scheduled or not self._live
-        return SchedulerOutput(tuple(scheduled), num_preempted)
-
-    def _schedule_streams(self, scheduled: list[ScheduledRequest]) -> int:
-        """Schedule all that lack one token, oldest first; returns how many lost their blocks.
-
-        Preemption takes from the end of `_running`, so it never meets one already scheduled. Only
-        streams need new blocks here: a prompt got all of its own when it was admitted.
-        """
-        num_preempted = 0
-        index = 0
-        while index < len(self._running):
-            request = self._running[index]
-            index += 1
-            if request.num_missing_tokens != 1:
-                continue
-            while not self._kv.allocate(request.request_id, request.num_tokens):
-                num_preempted += 1
-                if self._preempt_youngest() is request:
-                    return num_preempted
-            self._take(request, 1, scheduled)
-        return num_preempted
+        return SchedulerOutput(tuple(scheduled), num_preempted, num_streams)
 
     def _preempt_youngest(self) -> Request:
         request = self._running.pop()
-        self._kv.free(request.request_id)
+        self._kv.free(request)
         request.num_computed_tokens = 0
         self._waiting.appendleft(request)
         return request
 
     def _admit(self, budget: int, scheduled: list[ScheduledRequest]) -> None:
-        """Move waiting requests in, strictly by arrival, while places, blocks and budget last."""
+        """Move waiting requests in, strictly by arrival, while places, blocks and budget last.
+
+        One whose beginning this very step computes for another waits for the next step, to find it
+        in the cache.
+        """
         while self._waiting and len(self._running) < self._max_num_seqs and budget > 0:
             request = self._waiting[0]
-            if not self._kv.allocate(request.request_id, request.num_tokens):
+            if self._is_blocked(request):
+                return
+            prefix = self._kv.find_prefix(request)
+            if any(
+                self._kv.is_being_computed(request, prefix, item.request, item.num_new_tokens)
+                for item in scheduled
+            ):
+                return
+            if not self._kv.begin(request, prefix):
+                self._blocked = (request, *self._kv.num_free)
                 return
             self._running.append(self._waiting.popleft())
-            budget -= self._take(request, budget, scheduled)
+            num_new = self._kv.grow(request, _chunk(request.num_missing_tokens, budget))
+            assert num_new > 0  # `begin` has left it a block
+            scheduled.append(_scheduled(request, num_new))
+            budget -= num_new
 
-    def _take(self, request: Request, budget: int, scheduled: list[ScheduledRequest]) -> int:
-        num_missing = request.num_missing_tokens
-        num_new = min(num_missing, budget)
-        scheduled.append(ScheduledRequest(request, num_new, num_new == num_missing))
-        return num_new
+    def _is_blocked(self, request: Request) -> bool:
+        if self._blocked is None or self._blocked[0] is not request:
+            return False
+        num_full, num_sliding = self._kv.num_free
+        return num_full <= self._blocked[1] and num_sliding <= self._blocked[2]
 
     def advance(self, output: SchedulerOutput) -> None:
         """Note that the step was computed: its keys and values are in the cache."""
         for item in output.scheduled:
             item.request.num_computed_tokens += item.num_new_tokens
+            self._kv.advance(item.request)
 
     def remove(self, request_id: str) -> Request | None:
         """Take a request out wherever it is and free its blocks; None if it is not live."""
         request = self._live.pop(request_id, None)
         if request is None:
             return None
-        self._kv.free(request_id)
+        self._kv.free(request)
         if request in self._running:
             self._running.remove(request)
         else:
             self._waiting.remove(request)
         return request
+
+
+def _scheduled(request: Request, num_new_tokens: int) -> ScheduledRequest:
+    return ScheduledRequest(request, num_new_tokens, num_new_tokens == request.num_missing_tokens)
+
+
+def _chunk(num_missing: int, budget: int) -> int:
+    """What of a prompt to compute: all, or as many whole tiles as the budget has, if it has one."""
+    num_new = min(num_missing, budget)
+    if ROW_MULTIPLE <= num_new < num_missing:
+        num_new -= num_new % ROW_MULTIPLE
+    return num_new

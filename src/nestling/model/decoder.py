@@ -61,12 +61,11 @@ class Decoder:
         """
         streams, per_layer_inputs = self._embed(batch)
         plan = self._planner.plan(batch)
-        slot_mapping = batch.slot_mapping
         logit_rows = batch.logit_rows
         last_owner = self.config.first_kv_shared_layer - 1
         for i, layer in enumerate(self._layers):
             rows = plan[self.config.layer_types[i]]
-            entered = layer.enter(streams, rows, cache, slot_mapping)
+            entered = layer.enter(streams, rows, cache)
             if i == last_owner and len(logit_rows) < len(streams):
                 plan = {layer_type: rows.take(logit_rows) for layer_type, rows in plan.items()}
                 rows = plan[self.config.layer_types[i]]

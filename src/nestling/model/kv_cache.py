@@ -1,43 +1,55 @@
-"""The keys and values of every position of every sequence, by slot.
+"""The keys and values of every position of every sequence, by slot: two pools, by layer type.
 
 Plain arrays; who owns which slot is the engine's business (`engine/kv_cache_manager.py`). Layers
 that share keys and values have none here: see `Gemma3nTextConfig.kv_source_layer`.
 """
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.model.config import Gemma3nTextConfig
+from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig
+
+KVDtype = Literal["float16", "float32"]
+KVArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class KVCache:
     """Rows are written by `Decoder.forward` only, at the slots its batch names."""
 
-    keys: tuple[NDArray[np.float32], ...]
-    """Per KV-owning layer [num_slots, num_kv_heads, head_dim], normed and rotated."""
-    values: tuple[NDArray[np.float32], ...]
-    """Per KV-owning layer [num_slots, num_kv_heads, head_dim], normed."""
+    keys: tuple[KVArray, ...]
+    """Per KV-owning layer [num_slots of its pool, num_kv_heads, head_dim], normed and rotated."""
+    values: tuple[KVArray, ...]
+    """Per KV-owning layer [num_slots of its pool, num_kv_heads, head_dim], normed."""
 
     @staticmethod
-    def allocate(config: Gemma3nTextConfig, num_slots: int) -> "KVCache":
+    def allocate(
+        config: Gemma3nTextConfig,
+        num_full_slots: int,
+        num_sliding_slots: int,
+        dtype: KVDtype = "float32",
+    ) -> "KVCache":
         """A cache of zeros; the system gives its pages when they are first written."""
-        shape = (num_slots, config.num_key_value_heads, config.head_dim)
-        owners = range(config.first_kv_shared_layer)
+        num_slots = {FULL: num_full_slots, SLIDING: num_sliding_slots}
+        shapes = [
+            (num_slots[layer_type], config.num_key_value_heads, config.head_dim)
+            for layer_type in owning_layer_types(config)
+        ]
         return KVCache(
-            keys=tuple(np.zeros(shape, np.float32) for _ in owners),
-            values=tuple(np.zeros(shape, np.float32) for _ in owners),
+            keys=tuple(np.zeros(shape, dtype) for shape in shapes),
+            values=tuple(np.zeros(shape, dtype) for shape in shapes),
         )
 
-    @staticmethod
-    def bytes_per_slot(config: Gemma3nTextConfig) -> int:
-        """Memory of one position in all layers."""
-        row = config.num_key_value_heads * config.head_dim * np.dtype(np.float32).itemsize
-        return 2 * config.first_kv_shared_layer * row
 
-    @property
-    def num_slots(self) -> int:
-        """Positions that fit."""
-        return len(self.keys[0])
+def owning_layer_types(config: Gemma3nTextConfig) -> tuple[str, ...]:
+    """The types of the layers that own keys and values, in their order."""
+    return config.layer_types[: config.first_kv_shared_layer]
+
+
+def kv_bytes_per_token(config: Gemma3nTextConfig, layer_type: str, dtype: KVDtype) -> int:
+    """Memory of one position in all owning layers of one type."""
+    row = config.num_key_value_heads * config.head_dim * np.dtype(dtype).itemsize
+    return 2 * owning_layer_types(config).count(layer_type) * row

@@ -164,9 +164,7 @@ class LayerRunner:
         self._owns_kv = layer_idx < config.first_kv_shared_layer
         self._kv_source = config.kv_source_layer(layer_idx)
 
-    def enter(
-        self, streams: Array, rows: LayerRows, cache: KVCache, slot_mapping: NDArray[np.int64]
-    ) -> EnteredRows:
+    def enter(self, streams: Array, rows: LayerRows, cache: KVCache) -> EnteredRows:
         """Streams [num_rows, altup_num_inputs, hidden_size] to queries; stores keys and values."""
         predictions = self._predict(streams)
         normed = rms_norm(predictions[:, self._active], self._weights.input_layernorm, self._eps)
@@ -177,8 +175,9 @@ class LayerRunner:
             return EnteredRows(predictions, normed, rotate(heads, rows.cos, rows.sin))
         first_value = self._num_heads + self._num_kv_heads
         rotated = rotate(heads[:, :first_value], rows.cos, rows.sin)
-        cache.keys[self._kv_source][slot_mapping] = rotated[:, self._num_heads :]
-        cache.values[self._kv_source][slot_mapping] = heads[:, first_value:]
+        own = rows.cache.own
+        cache.keys[self._kv_source][own] = rotated[:, self._num_heads :]
+        cache.values[self._kv_source][own] = heads[:, first_value:]
         return EnteredRows(predictions, normed, np.ascontiguousarray(rotated[:, : self._num_heads]))
 
     def leave(
@@ -213,7 +212,12 @@ class LayerRunner:
 
     def _attention(self, q: Array, rows: LayerRows, cache: KVCache) -> Array:
         keys, values = cache.keys[self._kv_source], cache.values[self._kv_source]
-        out = self._kernels.attention(q, keys, values, rows.slots, rows.begin, rows.end)
+        seen = rows.cache
+        slots = seen.slots
+        if keys.dtype != np.float32:  # the kernels take float32: widen the rows that are seen
+            keys, values = keys[slots].astype(np.float32), values[slots].astype(np.float32)
+            slots = np.arange(len(slots))
+        out = self._kernels.attention(q, keys, values, slots, seen.begin, seen.end)
         out = self._kernels.linear(out.reshape(len(q), -1), self._weights.o_proj)
         return rms_norm(out, self._weights.post_attention_layernorm, self._eps)
 

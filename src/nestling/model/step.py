@@ -9,6 +9,25 @@ from nestling.model.batch import ForwardBatch
 from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig
 from nestling.model.ops import Array, RopeTable
 
+Slots = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CacheRanges:
+    """Where the rows of a step find their keys and values, in the pool of one layer type."""
+
+    slots: Slots
+    """The slots that this step's rows see, sequence by sequence, in the order of positions."""
+    begin: Slots
+    """[num_rows]; row r attends to the positions at slots[begin[r]:end[r]], itself the last."""
+    end: Slots
+    """[num_rows]"""
+
+    @property
+    def own(self) -> Slots:
+        """[num_rows]: the slot into which each row's keys and values go."""
+        return self.slots[self.end - 1]
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerRows:
@@ -18,17 +37,15 @@ class LayerRows:
     """[num_rows, 1, 1, head_dim / 2]"""
     sin: Array
     """[num_rows, 1, 2, head_dim / 2]"""
-    slots: NDArray[np.int64]
-    """[sum of seq_len], the cache slots of all sequences, concatenated."""
-    begin: NDArray[np.int64]
-    """[num_rows]; row r attends to the positions at slots[begin[r]:end[r]]."""
-    end: NDArray[np.int64]
-    """[num_rows]"""
+    cache: CacheRanges
 
     def take(self, rows: NDArray[np.int32]) -> "LayerRows":
         """Only these rows."""
+        cache = self.cache
         return LayerRows(
-            self.cos[rows], self.sin[rows], self.slots, self.begin[rows], self.end[rows]
+            self.cos[rows],
+            self.sin[rows],
+            CacheRanges(cache.slots, cache.begin[rows], cache.end[rows]),
         )
 
 
@@ -42,19 +59,35 @@ class StepPlanner:
 
     def plan(self, batch: ForwardBatch) -> dict[str, LayerRows]:
         """By layer type. Causal: a row sees its sequence up to itself; sliding: the last of it."""
-        slots = _concatenated(batch.context_slots)
-        seq_lens = [len(s) for s in batch.context_slots]
-        seq_begin = np.cumsum([0, *seq_lens[:-1]], dtype=np.int64)
-        first = np.repeat(seq_begin, np.diff(batch.query_start_loc))
-        positions = batch.positions.astype(np.int64)
-        end = first + positions + 1
-        window_begin = first + np.maximum(positions + 1 - self._sliding_window, 0)
-        begins = {FULL: first, SLIDING: window_begin}
         return {
-            layer_type: LayerRows(*table.rows(batch.positions), slots, begins[layer_type], end)
+            layer_type: LayerRows(*table.rows(batch.positions), self._ranges(layer_type, batch))
             for layer_type, table in self._rope.items()
         }
 
+    def _ranges(self, layer_type: str, batch: ForwardBatch) -> CacheRanges:
+        positions = batch.positions.astype(np.int64)
+        first_rows = batch.query_start_loc[:-1]
+        ends = positions[batch.query_start_loc[1:] - 1] + 1
+        if layer_type == FULL:
+            table = batch.full_block_table
+            seen_from = np.zeros_like(positions)
+        else:
+            table = batch.sliding_block_table
+            seen_from = np.maximum(positions + 1 - self._sliding_window, 0)
+        begins = seen_from[first_rows]
+        parts = [
+            block_slots(blocks, batch.block_size, begin, end)
+            for blocks, begin, end in zip(table, begins.tolist(), ends.tolist(), strict=True)
+        ]
+        slots = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        offsets = np.cumsum([0, *(len(part) for part in parts[:-1])], dtype=np.int64) - begins
+        shift = np.repeat(offsets, np.diff(batch.query_start_loc))
+        return CacheRanges(slots, seen_from + shift, positions + 1 + shift)
 
-def _concatenated(parts: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
-    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.int64)
+
+def block_slots(blocks: NDArray[np.int32], block_size: int, begin: int, end: int) -> Slots:
+    """[end - begin]: the slots of the positions begin .. end of a sequence with these blocks."""
+    first = begin // block_size
+    seen = blocks[first : -(-end // block_size)].astype(np.int64)
+    slots = (seen[:, None] * block_size + np.arange(block_size)).ravel()
+    return np.ascontiguousarray(slots[begin - first * block_size : end - first * block_size])

@@ -1,0 +1,69 @@
+"""How many blocks the two pools of the KV cache get."""
+
+from dataclasses import dataclass
+
+from nestling.engine.config import EngineConfig
+from nestling.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheShape:
+    """What the blocks of a model cost, and what a sequence and a step need."""
+
+    full_bytes_per_token: int
+    """Of all full-attention layers that own keys and values."""
+    sliding_bytes_per_token: int
+    """Of all sliding layers that own keys and values."""
+    sliding_window: int
+    max_model_len: int
+    max_rows: int
+    """Tokens that one step computes at most."""
+
+
+def blocks_of_window(sliding_window: int, block_size: int) -> int:
+    """The most blocks that the last `sliding_window - 1` tokens of a sequence, and one, touch."""
+    return -(-(sliding_window - 1) // block_size) + 1
+
+
+def num_cache_blocks(config: EngineConfig, shape: CacheShape) -> tuple[int, int]:
+    """Blocks of the full and of the sliding pool.
+
+    A number that is set stands. Else the sliding pool gets what `max_num_seqs` sequences hold at
+    once (their windows, and the rows of one step), but at most half of `kv_cache_bytes`; the full
+    pool gets the other bytes, for at most `max_num_seqs` whole contexts; and what is left then goes
+    to the sliding pool for cached prefixes, for as many tokens at most as the full pool has.
+    However few the bytes, one whole context fits. Raises `SettingsError` if `num_sliding_blocks` is
+    set to less than one window takes.
+    """
+    size = config.block_size
+    per_context = -(-shape.max_model_len // size)
+    per_window = min(blocks_of_window(shape.sliding_window, size), per_context)
+    # Each sequence's chunk may touch one block more than its rows fill.
+    needed = config.max_num_seqs * (per_window + 1) + -(-shape.max_rows // size)
+    least = per_window + -(-shape.max_rows // size)
+    full_bytes = shape.full_bytes_per_token * size
+    sliding_bytes = shape.sliding_bytes_per_token * size
+    budget = config.kv_cache_bytes
+
+    num_sliding = max(least, min(needed, _affordable(budget // 2, sliding_bytes, needed)))
+    if config.num_sliding_blocks is not None:
+        num_sliding = config.num_sliding_blocks
+    wanted = config.max_num_seqs * per_context
+    left = budget - num_sliding * sliding_bytes
+    num_full = max(per_context, min(wanted, _affordable(left, full_bytes, wanted)))
+    if config.num_blocks is not None:
+        num_full = config.num_blocks
+    if config.num_sliding_blocks is None:
+        left = budget - num_full * full_bytes
+        num_sliding = max(num_sliding, min(num_full, _affordable(left, sliding_bytes, num_full)))
+    if num_sliding < min(per_window, num_full):
+        raise SettingsError(
+            f"num_sliding_blocks: expected at least {min(per_window, num_full)}, the blocks of one "
+            f"window of {shape.sliding_window} tokens, got {num_sliding}",
+            param="num_sliding_blocks",
+        )
+    return num_full, num_sliding
+
+
+def _affordable(num_bytes: int, bytes_per_block: int, wanted: int) -> int:
+    return num_bytes // bytes_per_block if bytes_per_block else wanted
