@@ -15,7 +15,9 @@ from tests.weights.tiny_files import random_weights, write_folder
 def config(tmp_path: Path) -> EngineConfig:
     """A tiny random model: 128 tokens of context."""
     write_folder(tmp_path, random_weights())
-    return EngineConfig(model=str(tmp_path), num_threads=1, max_num_batched_tokens=16)
+    return EngineConfig(
+        model=str(tmp_path), num_threads=1, max_num_seqs=16, max_num_batched_tokens=16
+    )
 
 
 def test_a_prefill_is_its_chunks(config: EngineConfig) -> None:
