@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nestling.bench.plan import longest_context
 from nestling.bench.session import EngineSession
 from nestling.engine.config import EngineConfig
 from nestling.engine.part_times import PARTS
@@ -38,8 +39,9 @@ def test_decoding_has_no_prefill_in_it_and_leaves_nothing(
     session = EngineSession(config)
     num_blocks = session.snapshot().num_free_blocks
     before = session.snapshot().num_generated_tokens
-    phase = session.decode(num_seqs, context=9, num_steps=7)
-    assert phase.times.num_steps == 7
+    decoded = session.decode(num_seqs, context=9, num_steps=7)
+    assert decoded.first_token_s > 0
+    assert decoded.phase.times.num_steps == 7
     after = session.snapshot()
     assert after.num_generated_tokens - before >= num_seqs * 8
     assert after.num_free_blocks == num_blocks
@@ -54,8 +56,12 @@ def test_a_batch_beyond_the_cache_is_no_figure(config: EngineConfig) -> None:
 
 
 def test_a_context_that_ends_is_no_figure(config: EngineConfig) -> None:
+    """The longest that goes through is what the plan allows."""
+    session = EngineSession(config)
+    longest = longest_context(128, 7)
+    assert session.decode(1, longest, 7).phase.times.num_steps == 7
     with pytest.raises(EngineError, match="do not fit"):
-        EngineSession(config).decode(1, context=100, num_steps=60)
+        session.decode(1, longest + 1, 7)
 
 
 def test_a_refused_request_is_told(config: EngineConfig) -> None:

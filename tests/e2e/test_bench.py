@@ -41,10 +41,10 @@ def test_json_has_every_figure() -> None:
 
 
 def test_table_profile_and_curves(tmp_path: Path) -> None:
-    """For people: every figure with its unit, the parts of a step by phase, three charts."""
+    """For people: every figure with its unit, the parts of a step by phase, charts."""
     done = run("bench", *SHORT, "--runs", "1", "--profile", "--curves", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    charts = {"speed-decode.svg", "speed-first-token.svg", "speed-memory.svg"}
+    charts = {f"speed-{name}.svg" for name in ("decode", "context", "first-token", "memory")}
     assert {path.name for path in tmp_path.iterdir()} == charts
     for text in ("prefill, 24 tokens", "decode, batch of 3", "GB/s", "MiB", "MODEL MS"):
         assert text in done.stdout

@@ -81,7 +81,7 @@ def measure(plan: BenchPlan, *, with_memory: bool) -> Throughput:
     rates: dict[int, float] = {}
     bandwidth = 0.0
     for size in plan.batch:
-        decode = session.decode(size, plan.context, plan.generate)
+        decode = session.decode(size, plan.context, plan.generate).phase
         rates[size] = size * plan.generate / decode.seconds
         phases[f"decode {size}"] = decode.times
         if not bandwidth:  # beside the figure that it bounds

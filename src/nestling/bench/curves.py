@@ -1,4 +1,4 @@
-"""The three curves of a model: tokens a second by batch, first token by prompt, memory by context.
+"""The curves of a model: decoding by batch and context, first token by prompt, memory by context.
 
 `measure_curves` runs in a measuring process, `draw` in the one that asked for them.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nestling.bench.figures import Curves
 from nestling.bench.machine import resident_bytes
-from nestling.bench.plan import MAX_BATCH, BenchPlan
+from nestling.bench.plan import MAX_BATCH, BenchPlan, longest_context
 from nestling.bench.session import EngineSession
 from nestling.bench.svg import Axis, line_chart
 from nestling.engine.config import EngineConfig
@@ -16,9 +16,9 @@ BATCHES = (1, 2, 4, 8, 16, 32, MAX_BATCH)
 FIRST_PROMPT, LAST_PROMPT = 128, 32768
 
 
-def prompt_lengths(max_model_len: int) -> tuple[int, ...]:
-    """From 128 by doubling to 32,768, or to what the model holds beside one new token."""
-    most = min(LAST_PROMPT, max_model_len - 1)
+def prompt_lengths(most: int) -> tuple[int, ...]:
+    """From 128 by doubling to 32,768, or to `most` if that is less."""
+    most = min(LAST_PROMPT, most)
     lengths = []
     length = FIRST_PROMPT
     while length < most:
@@ -37,21 +37,23 @@ def measure_curves(plan: BenchPlan) -> Curves:
     )
     session = EngineSession(config)
     session.first_token(session.random_prompt(16))  # warms up
+    by_context: dict[int, float] = {}
     first_token_s: dict[int, float] = {}
     resident: dict[int, int] = {}
-    for length in prompt_lengths(session.max_model_len):
-        first_token_s[length] = session.first_token(session.random_prompt(length)).seconds
+    for length in prompt_lengths(longest_context(session.max_model_len, plan.generate)):
+        decoded = session.decode(1, length, plan.generate)
+        by_context[length] = plan.generate / decoded.phase.seconds
+        first_token_s[length] = decoded.first_token_s
         resident[length] = resident_bytes()
-    rates = {}
+    by_batch: dict[int, float] = {}
     for size in BATCHES:
-        seconds = session.decode(size, plan.context, plan.generate).seconds
-        rates[size] = size * plan.generate / seconds
-    return Curves(rates, first_token_s, resident)
+        seconds = session.decode(size, plan.context, plan.generate).phase.seconds
+        by_batch[size] = size * plan.generate / seconds
+    return Curves(by_batch, by_context, first_token_s, resident)
 
 
 def draw(curves: Curves, folder: Path, model_id: str, subtitle: str) -> list[Path]:
-    """Write the three charts; returns where they are."""
-    tokens = Axis("tokens of the prompt", is_log=True)
+    """Write the charts; returns where they are."""
     charts = {
         "speed-decode.svg": line_chart(
             f"{model_id}: decoding",
@@ -60,10 +62,17 @@ def draw(curves: Curves, folder: Path, model_id: str, subtitle: str) -> list[Pat
             Axis("tokens/s, total"),
             list(curves.decode_tokens_per_s.items()),
         ),
+        "speed-context.svg": line_chart(
+            f"{model_id}: decoding one sequence",
+            subtitle,
+            Axis("tokens of context", is_log=True),
+            Axis("tokens/s"),
+            list(curves.context_tokens_per_s.items()),
+        ),
         "speed-first-token.svg": line_chart(
             f"{model_id}: time to first token",
             subtitle,
-            tokens,
+            Axis("tokens of the prompt", is_log=True),
             Axis("seconds", is_log=True),
             list(curves.first_token_s.items()),
         ),

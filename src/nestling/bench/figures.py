@@ -40,6 +40,8 @@ class Curves(msgspec.Struct, frozen=True):
 
     decode_tokens_per_s: dict[int, float]
     """Total by number of sequences."""
+    context_tokens_per_s: dict[int, float]
+    """Of one sequence, by tokens of its context."""
     first_token_s: dict[int, float]
     """By tokens of the prompt."""
     resident_bytes: dict[int, int]

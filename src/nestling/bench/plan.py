@@ -40,8 +40,9 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
         room = max_model_len - 1
         self._check_range("threads", self.threads, 1, 256)
         self._check_range("prompt", self.prompt, 1, room)
-        self._check_range("generate", self.generate, 1, room - 1)
-        self._check_range("context", self.context, 1, room - self.generate)
+        self._check_range("generate", self.generate, 1, longest_context(max_model_len, 1))
+        longest = longest_context(max_model_len, self.generate)
+        self._check_range("context", self.context, 1, longest)
         self._check_range("memory-context", self.memory_context, 1, None)
         self._check_range("runs", self.runs, 1, 100)
         for size in self.batch:
@@ -61,6 +62,11 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
         if value < least or (most is not None and value > most):
             fits = f"at least {least}" if most is None else f"{least} to {most}"
             raise SettingsError(f"{name}: expected {fits}, got {value}", param=name)
+
+
+def longest_context(max_model_len: int, num_steps: int) -> int:
+    """Tokens of a sequence that has room for a first token, so many steps, and one token more."""
+    return max_model_len - num_steps - 2
 
 
 def parse_count(name: str, text: str) -> int:

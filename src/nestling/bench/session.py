@@ -37,6 +37,13 @@ class Phase(NamedTuple):
     times: PhaseTimes
 
 
+class Decoded(NamedTuple):
+    """A batch that was decoded: until all had a first token, and the timed steps after that."""
+
+    first_token_s: float
+    phase: Phase
+
+
 class EngineSession:
     """A loaded model and its loop; one phase at a time. Greedy, and no token ends a request."""
 
@@ -72,12 +79,13 @@ class EngineSession:
         self.first_token([*prefix, first])
         return self.first_token([*prefix, second])
 
-    def decode(self, num_seqs: int, context: int, num_steps: int) -> Phase:
+    def decode(self, num_seqs: int, context: int, num_steps: int) -> Decoded:
         """`num_steps` steps, each of which gives every sequence one token.
 
         The clock starts when all have got their first token, so no prefill is in it.
         """
         prompts = [self.random_prompt(context) for _ in range(num_seqs)]
+        submitted = perf_counter()
         names = [self._submit(prompt, UNBOUNDED) for prompt in prompts]
         waiting = set(names)
         while waiting:
@@ -93,7 +101,7 @@ class EngineSession:
         seconds = perf_counter() - begin
         for name in names:
             self._loop.post(Abort(name))
-        return self._phase(seconds)
+        return Decoded(begin - submitted, self._phase(seconds))
 
     def snapshot(self) -> Stats:
         """The idle engine's counters."""
