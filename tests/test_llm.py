@@ -168,6 +168,32 @@ def test_unknown_switches_are_refused() -> None:
         LLM("nestling-nano", switches_off=("warp",))
 
 
+def test_the_reference_engine_agrees(tmp_path: Path) -> None:
+    """numpy alone, within rounding; it takes no threads."""
+    write_folder(tmp_path, random_weights())
+    ids = list(range(3, 40))
+    with LLM(tmp_path, threads=1) as model:
+        expected = model.logits(ids)
+    with LLM(tmp_path, engine="reference") as model:
+        found = model.logits(ids)
+        assert len(model.generate(ids, GREEDY, ignore_eos=True).token_ids) == 24
+    np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)
+    assert not np.array_equal(found, expected)
+    with pytest.raises(SettingsError, match="num_threads"):
+        LLM(tmp_path, engine="reference", threads=1)
+
+
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_a_prompt_is_computed_once(tmp_path: Path, *, prefix_caching: bool) -> None:
+    """The second time it comes from the cache, unless that is switched off; the answer is equal."""
+    write_folder(tmp_path, random_weights())
+    with LLM(tmp_path, threads=1, prefix_caching=prefix_caching) as model:
+        first, second = (model.generate(list(range(3, 40)), GREEDY) for _ in range(2))
+    assert first == second
+    assert first.num_cached_tokens == 0
+    assert second.num_cached_tokens == (32 if prefix_caching else 0)
+
+
 def test_unknown_models_are_refused(tmp_path: Path) -> None:
     """A name, and a folder without a model."""
     with pytest.raises(ModelNotFoundError, match="nestling-nano"):

@@ -51,6 +51,18 @@ def test_names_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().allowed_hosts == ("a.example", "b.example")
 
 
+def test_a_flag_is_true_or_false(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().prefix_caching
+    path = write(tmp_path, "prefix_caching = false")
+    assert not load_settings().prefix_caching
+    monkeypatch.setenv("NESTLING_PREFIX_CACHING", "true")
+    assert load_settings().prefix_caching
+    monkeypatch.delenv("NESTLING_PREFIX_CACHING")
+    path.write_text("prefix_caching = 1")
+    with pytest.raises(SettingsError, match="prefix_caching: expected true or false, but got 1"):
+        load_settings()
+
+
 def test_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 5  # type: ignore[misc]
@@ -66,6 +78,10 @@ BAD_VALUES = [
     ("body_timeout_s", "0", "greater than 0"),
     ("max_num_seqs", "0", "greater than or equal to 1"),
     ("host", "", "at least 1 character"),
+    ("engine", "fast", "'native' or 'reference'"),
+    ("prefix_caching", "1", "true or false"),
+    ("max_step_s", "0", "greater than 0"),
+    ("kv_cache_bytes", "0", "greater than or equal to 1"),
 ]
 
 

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
@@ -47,8 +47,8 @@ class Completion:
     finish_reason: str
     prompt_token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
-    num_cached_tokens: int = 0
-    """Of the prompt, those found in the prefix cache."""
+    num_cached_tokens: int = field(default=0, compare=False)
+    """Of the prompt, those found in the prefix cache; no part of the answer, so not compared."""
 
 
 class LLM:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from nestling.accounts.accounts import Accounts
+from nestling.accounts.key_records import NewKey
 from nestling.api.app import create_app
 from nestling.errors import (
     ContextLengthExceededError,
@@ -71,6 +72,21 @@ async def test_whole_body_key_for_key(client: httpx.AsyncClient) -> None:
         "system_fingerprint": "fp_0123456789ab",
         "meta": {"usage": {"credits_used": 1, "usd_spent": 2.6e-07}},
     }
+
+
+async def test_cached_prompts_serve_the_key_that_sent_them(
+    client: httpx.AsyncClient, chat: FakeChat, accounts: Accounts
+) -> None:
+    """Each key's requests carry a salt of their own into the engine, streamed or not."""
+    key, secret = await accounts.keys.create(NewKey(name="another"))
+    for headers in (AUTH, {"Authorization": f"Bearer {secret}"}):
+        for stream in (False, True):
+            answer = await client.post(PATH, json=chat_body(stream=stream), headers=headers)
+            assert answer.status_code == 201
+    salts = [request.cache_salt for request in chat.requests]
+    assert salts[0] == salts[1] != ""
+    assert salts[2:] == [key.key_id] * 2
+    assert salts[0] != key.key_id
 
 
 async def test_stream_frames_key_for_key(client: httpx.AsyncClient) -> None:

@@ -26,13 +26,22 @@ def tokenizer() -> Tokenizer:
 class FakeEngine:
     """Answers every request with the same tokens, `step` at a time; notes what was asked."""
 
-    def __init__(self, token_ids: Sequence[int], *, step: int = 1, end: str = "length") -> None:
+    def __init__(
+        self,
+        token_ids: Sequence[int],
+        *,
+        step: int = 1,
+        end: str = "length",
+        cached: Sequence[int] = (0,),
+    ) -> None:
         self.info = EngineInfo(
             vocab_size=4096, max_model_len=128, max_num_seqs=4, num_blocks=64, block_size=16
         )
         self.token_ids = list(token_ids)
         self.step = step
         self.end = end
+        self.cached = cached
+        """Cached tokens by choice."""
         self.submits: list[Submit] = []
         self.num_live = 0
 
@@ -55,6 +64,7 @@ class FakeEngine:
                     part,
                     self.end if is_last else None,  # type: ignore[arg-type]
                     [TokenLogprobs(token_id, -0.5) for token_id in part] if wanted else None,
+                    self.cached[submit.sampling_params.choice_index % len(self.cached)],
                 )
         finally:
             self.num_live -= 1
@@ -98,6 +108,15 @@ async def test_text_is_whole_however_tokens_arrive(tokenizer: Tokenizer, step: i
     assert all("�" not in delta.text for delta in deltas)
     assert [d.finish_reason for d in deltas if d.finish_reason] == ["length"]
     assert num_tokens == len(engine.token_ids)
+
+
+async def test_salt_goes_down_and_cached_tokens_come_up(tokenizer: Tokenizer) -> None:
+    """Of the first choice of a prompt, as its other choices share what that one computes."""
+    engine = FakeEngine(tokenizer.encode("one two"), cached=[16, 32])
+    prepared = await service_of(engine, tokenizer).prepare(ask(n=2, cache_salt="key 7"))
+    assert len([delta async for delta in prepared.stream()]) > 2
+    assert [submit.cache_salt for submit in engine.submits] == ["key 7"] * 2
+    assert prepared.usage.cached_tokens == 16
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])

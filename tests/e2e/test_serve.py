@@ -134,6 +134,39 @@ def test_same_seed_same_answer_under_load(server: Server) -> None:
     assert texts == {alone}
 
 
+def test_a_second_request_is_told_its_cached_tokens(server: Server) -> None:
+    """Plain, streamed, by each choice; but not under another key."""
+    ask = body("Tell me about owls, foxes, bears, mice and the sea. " * 4, max_tokens=4, n=2)
+    at = ["--data-dir", str(server.data_dir)]
+    made = subprocess.run(
+        nestling("keys", "create", "--name", "other account", *at),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    def cached(client: httpx.Client, **more: object) -> tuple[int, int]:
+        """Cached and all tokens of the prompt."""
+        text = client.post(URL, json={**ask, **more}).text
+        if more:
+            text = text.split("\n\n")[-3].removeprefix("data: ")
+        usage = json.loads(text)["usage"]
+        return usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"]
+
+    with server.client() as client:
+        first, num_tokens = cached(client)
+        assert first < 16  # at most a block of the chat format, which other tests have asked too
+        found = (num_tokens - 1) // 16 * 16
+        assert found > 32
+        assert cached(client) == (found, num_tokens)
+        stream = {"stream": True, "stream_options": {"include_usage": True}}
+        assert cached(client, **stream) == (found, num_tokens)
+    other = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    with httpx.Client(base_url=server.url, headers=other, timeout=60) as client:
+        assert cached(client) == (0, num_tokens)
+        assert cached(client) == (found, num_tokens)
+
+
 def test_client_that_goes_away_frees_its_slot(own_server: Server) -> None:
     """An engine of one slot serves the next client although the first hung up mid-answer."""
     request = json.dumps(body("Tell me a story.", max_tokens=2000, logit_bias={})).encode()

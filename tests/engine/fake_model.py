@@ -82,7 +82,7 @@ class FakeRunner:
         self.max_model_len = MAX_MODEL_LEN
         self.sliding_window = SLIDING_WINDOW
         self.num_blocks = num_blocks
-        self.num_sliding_blocks = num_sliding_blocks or num_blocks
+        self.num_sliding_blocks = num_sliding_blocks or num_blocks + 128
         self.block_size = block_size
         self.max_rows = 256
         self.delay_s = delay_s

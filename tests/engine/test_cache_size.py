@@ -40,12 +40,17 @@ def test_sequences_get_their_windows_and_the_rest_is_contexts() -> None:
     assert num_full == (2 * GIB - num_sliding * SLIDING_BLOCK) // FULL_BLOCK
 
 
-def test_windows_take_half_of_the_bytes_at_most() -> None:
-    assert blocks(max_num_seqs=64) == (GIB // FULL_BLOCK, GIB // SLIDING_BLOCK)
+def test_windows_take_a_share_of_the_bytes_at_most() -> None:
+    num_full, num_sliding = blocks(max_num_seqs=64)
+    assert num_sliding == 64 * 34 + 32  # all 64 windows of the default
+    assert num_full * 16 > 100_000
+    num_full, num_sliding = blocks(max_num_seqs=64, kv_cache_bytes=GIB)
+    assert num_sliding == 6 * GIB // 10 // SLIDING_BLOCK
+    assert num_full == (GIB - num_sliding * SLIDING_BLOCK) // FULL_BLOCK
 
 
 def test_one_context_fits_however_few_the_bytes() -> None:
-    assert blocks(kv_cache_bytes=1, max_num_seqs=4) == (2048, 33 + 32)
+    assert blocks(kv_cache_bytes=1, max_num_seqs=4) == (2048, 34 + 32)
     """32,768 tokens: 8 KiB each, and within 20 MiB of window (and 16 MiB for the step)."""
     assert 2048 * FULL_BLOCK == 32_768 * (8 << 10)
     assert 33 * SLIDING_BLOCK < 20 << 20

@@ -35,5 +35,12 @@ def test_unknown_switches_are_named() -> None:
         EngineConfig(model="/m", switches_off=("warp",))
 
 
+@pytest.mark.parametrize(("key", "value"), [("dtype", "bfloat16"), ("num_threads", 2)])
+def test_the_reference_takes_nothing_that_it_would_ignore(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"{key}: expected .*engine reference.*got '?{value}"):
+        EngineConfig(model="/m", engine="reference", **{key: value})  # type: ignore[arg-type]
+    EngineConfig(model="/m", engine="native", **{key: value})  # type: ignore[arg-type]
+
+
 def test_the_defaults_stand() -> None:
     assert EngineConfig(model="/m").block_size == 16

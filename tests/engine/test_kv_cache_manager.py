@@ -19,6 +19,7 @@ def manager(
     *,
     block_size: int = 4,
     window: int = 10,
+    max_rows: int = 64,
     prefix_caching: bool = True,
 ) -> KVCacheManager:
     return KVCacheManager(
@@ -26,6 +27,7 @@ def manager(
         num_sliding_blocks=num_sliding_blocks,
         block_size=block_size,
         sliding_window=window,
+        max_rows=max_rows,
         prefix_caching=prefix_caching,
     )
 
@@ -79,6 +81,24 @@ def test_begin_takes_the_full_blocks_of_the_whole_prompt_or_nothing() -> None:
     kv.free(first)
     assert kv.begin(second, kv.find_prefix(second))
     assert kv.num_free == (2, 8)
+
+
+def test_windows_are_reserved_so_that_sliding_blocks_never_run_out() -> None:
+    """14 blocks: 4 for the rows of a step, 5 a long request (4 of a window, one of a chunk)."""
+    kv = manager(64, 14, max_rows=16)
+    long, short, other = request("a", range(30)), request("b", range(4)), request("c", range(30))
+    other.token_ids[0] = short.token_ids[0] = 99
+    assert kv.begin(long, kv.find_prefix(long))
+    assert kv.begin(short, kv.find_prefix(short))  # 12 tokens at most: 3 blocks and one
+    assert not kv.begin(other, kv.find_prefix(other))
+    kv.free(short)
+    assert kv.begin(other, kv.find_prefix(other))
+    kv.free(other)
+    kv.free(long)
+    tight = manager(64, 4, max_rows=16)  # alone, a request makes do with its window
+    assert tight.begin(other, tight.find_prefix(other))
+    assert not tight.begin(short, tight.find_prefix(short))
+    assert tight.grow(other, 16) == 16
 
 
 def test_growth_stops_where_either_pool_ends() -> None:
@@ -300,7 +320,7 @@ def test_pools_take_and_keep_what_they_should(data: st.DataObject) -> None:
 
 def test_a_step_costs_no_time_by_context() -> None:
     """64 sequences at 16,384 tokens: a step's tables and growth in a few hundred microseconds."""
-    kv = manager(64 * 1026, 64 * 34, block_size=16, window=512)
+    kv = manager(64 * 1026, 64 * 34 + 4, block_size=16, window=512)
     requests = [request(str(i), [i] * 16_384) for i in range(64)]
     for subject in requests:
         assert kv.begin(subject, kv.find_prefix(subject))

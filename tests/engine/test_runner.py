@@ -36,7 +36,7 @@ def runner(num_blocks: int, num_threads: int = 2) -> DecoderRunner:
         decoder,
         max_model_len=512,
         num_blocks=num_blocks,
-        num_sliding_blocks=num_blocks,
+        num_sliding_blocks=64,
         block_size=16,
         max_rows=256,
     )

@@ -16,7 +16,11 @@ class World:
         self, *, blocks: int = 64, seqs: int = 4, tokens: int = 8, waiting: int = 100
     ) -> None:
         self.kv = KVCacheManager(
-            num_blocks=blocks, num_sliding_blocks=blocks, block_size=4, sliding_window=10
+            num_blocks=blocks,
+            num_sliding_blocks=128,
+            block_size=4,
+            sliding_window=10,
+            max_rows=tokens,
         )
         self.scheduler = Scheduler(
             self.kv, max_num_seqs=seqs, max_num_batched_tokens=tokens, max_waiting=waiting

@@ -25,12 +25,21 @@ PREFIXES = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [1, 2, 
 LEAST_SLIDING = blocks_of_window(SLIDING_WINDOW, BLOCK_SIZE)
 
 
+class CheckedManager(KVCacheManager):
+    """Among several requests, only blocks of the full layers may run out."""
+
+    def grow(self, request: Request, num_new_tokens: int) -> int:
+        given = super().grow(request, num_new_tokens)
+        assert given == num_new_tokens or not self.full_pool.num_free or len(self._sequences) == 1
+        return given
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Preemption comes by itself: the pools drawn are small against the requests."""
 
     @initialize(
         blocks=st.integers(2, 14),
-        sliding=st.integers(LEAST_SLIDING, 14),
+        sliding=st.sampled_from([64, 64, 64, 30, LEAST_SLIDING]),
         seqs=st.integers(1, 4),
         extra=st.integers(0, 40),
         prefix_caching=st.sampled_from([True, True, True, False]),
@@ -39,11 +48,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self, blocks: int, sliding: int, seqs: int, extra: int, *, prefix_caching: bool
     ) -> None:
         self.runner = FakeRunner(num_blocks=blocks, num_sliding_blocks=sliding)
-        self.kv = KVCacheManager(
+        self.kv = CheckedManager(
             num_blocks=blocks,
             num_sliding_blocks=sliding,
             block_size=BLOCK_SIZE,
             sliding_window=SLIDING_WINDOW,
+            max_rows=seqs + extra,
             prefix_caching=prefix_caching,
         )
         self.prefix_caching = prefix_caching

@@ -77,7 +77,7 @@ async def _serve(settings: Settings) -> None:
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
         files = FileLimits(settings.max_file_pages, settings.file_timeout_s)
-        chat = ChatService(engine, tokenizer, identify(entry, checkpoint), files)
+        chat = ChatService(engine, tokenizer, identify(entry, checkpoint, settings), files)
         first_key = await _first_key(accounts.keys)
         app = create_app(chat, accounts, settings, engine.health)
         await serve_app(
@@ -110,10 +110,11 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
     )
 
 
-def identify(entry: ModelEntry, checkpoint: Checkpoint) -> ModelIdentity:
+def identify(entry: ModelEntry, checkpoint: Checkpoint, settings: Settings) -> ModelIdentity:
     """What replies call the model; the fingerprint covers weights file, quantisation and engine."""
     stat = entry.path.stat()
-    seen = (__version__, entry.model_id, checkpoint.quantization, stat.st_size, checkpoint.config)
+    engine = (__version__, settings.engine, settings.dtype, settings.kv_dtype)
+    seen = (engine, entry.model_id, checkpoint.quantization, stat.st_size, checkpoint.config)
     fingerprint = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
     return ModelIdentity(
         model_id=entry.model_id,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nestling.engine.block_digests import BlockHasher, Digest
 from nestling.engine.block_pool import BlockPool
-from nestling.engine.cache_size import blocks_of_window
+from nestling.engine.cache_size import blocks_of_window, sliding_blocks_of_sequence
 from nestling.engine.request import Request
 
 Blocks = NDArray[np.int32]
@@ -63,6 +63,7 @@ class _Sequence:
     """Blocks that the pools know by digest."""
     kept: tuple[tuple[int, int], ...]
     """Ranges of sliding blocks in front of the places where a later request may well go on."""
+    num_reserved: int
 
     def is_kept(self, index: int) -> bool:
         return any(begin <= index < end for begin, end in self.kept)
@@ -78,6 +79,7 @@ class KVCacheManager:
         num_sliding_blocks: int,
         block_size: int,
         sliding_window: int,
+        max_rows: int,
         prefix_caching: bool = True,
     ) -> None:
         assert block_size > 0
@@ -91,6 +93,9 @@ class KVCacheManager:
         self.num_cached_tokens = 0
         """Prompt tokens that were not computed, since the start."""
         self._window = sliding_window
+        self._num_reserved = 0
+        """Sliding blocks that the running requests may come to hold, the chunks of a step apart."""
+        self._num_reservable = num_sliding_blocks - -(-max_rows // block_size)
         self._prefix_caching = prefix_caching
         self._hasher = BlockHasher(block_size)
         self._sequences: dict[str, _Sequence] = {}
@@ -143,7 +148,9 @@ class KVCacheManager:
     def begin(self, request: Request, prefix: CachedPrefix) -> bool:
         """Take the prefix over and blocks of the full layers for all other tokens.
 
-        False, and nothing changed, if blocks lack: those, or one more for the sliding layers.
+        False, and nothing changed, if blocks lack: those, or for the sliding layers what the
+        request may come to hold beside the others (so that only full blocks ever run out). If
+        nothing else runs, it need not have more of the latter than its window and one token.
         `prefix` is what `find_prefix` has just said.
         """
         assert request.request_id not in self._sequences
@@ -153,9 +160,13 @@ class KVCacheManager:
         full = [self._found(self.full_pool, digest) for digest in digests[:num_hit]]
         window = [self._found(self.sliding_pool, d) for d in digests[window_begin:num_hit]]
         num_new = -(-request.num_tokens // self.block_size) - num_hit
-        if not _has_room(self.full_pool, full, num_new):
+        num_revived = sum(self.full_pool.is_free(block) for block in full)
+        if self.full_pool.num_free - num_revived < num_new:
             return False
-        if not _has_room(self.sliding_pool, window, 1):
+        num_reserved = sliding_blocks_of_sequence(
+            self._window, self.block_size, request.num_prompt_tokens + request.max_tokens
+        )
+        if self._sequences and self._num_reserved + num_reserved > self._num_reservable:
             return False
         sequence = _Sequence(
             full=_BlockTable(),
@@ -163,7 +174,9 @@ class KVCacheManager:
             sliding_begin=window_begin,
             num_registered=num_hit,
             kept=self._places(request, prefix),
+            num_reserved=num_reserved,
         )
+        self._num_reserved += num_reserved
         for pool, table, blocks in (
             (self.full_pool, sequence.full, full),
             (self.sliding_pool, sequence.sliding, window),
@@ -257,6 +270,7 @@ class KVCacheManager:
         sequence = self._sequences.pop(request.request_id, None)
         if sequence is None:
             return
+        self._num_reserved -= sequence.num_reserved
         # Last ones first: a prefix is of no use without its beginning, so that goes last.
         for block in sequence.full.blocks[: sequence.full.end][::-1].tolist():
             self.full_pool.release(block)
@@ -274,8 +288,3 @@ class KVCacheManager:
             tuple(full.blocks[: full.end].tolist()),
             tuple(sliding.blocks[sequence.sliding_begin : sliding.end].tolist()),
         )
-
-
-def _has_room(pool: BlockPool, found: Sequence[int], num_new: int) -> bool:
-    """`num_new` blocks can be taken although the found ones stay."""
-    return pool.num_free - sum(pool.is_free(block) for block in found) >= num_new

@@ -56,17 +56,19 @@ class EngineLoop:
         self._emit = emit
         self._clock = clock
         self._step_timer = StepTimer(config.max_step_s)
+        max_rows = config.max_num_batched_tokens or runner.max_rows
         self._kv = KVCacheManager(
             num_blocks=runner.num_blocks,
             num_sliding_blocks=runner.num_sliding_blocks,
             block_size=runner.block_size,
             sliding_window=runner.sliding_window,
+            max_rows=max_rows,
             prefix_caching=config.prefix_caching,
         )
         self._scheduler = Scheduler(
             self._kv,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens or runner.max_rows,
+            max_num_batched_tokens=max_rows,
             max_waiting=config.max_waiting,
         )
         self._limits = RequestLimits(

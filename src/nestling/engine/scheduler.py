@@ -63,7 +63,8 @@ class Scheduler:
         self._running: list[Request] = []
         self._live: dict[str, Request] = {}
         self._blocked: tuple[Request, int, int] | None = None
-        """Who found no blocks, and how many were free; it need not look again before more are."""
+        """Who found no room, how many blocks were free, how many were running: it need not look
+        again before there are more of the one or fewer of the other."""
 
     @property
     def num_waiting(self) -> int:
@@ -152,19 +153,19 @@ class Scheduler:
             ):
                 return
             if not self._kv.begin(request, prefix):
-                self._blocked = (request, *self._kv.num_free)
+                self._blocked = (request, self._kv.full_pool.num_free, len(self._running))
                 return
             self._running.append(self._waiting.popleft())
             num_new = self._kv.grow(request, _chunk(request.num_missing_tokens, budget))
-            assert num_new > 0  # `begin` has left it a block
+            assert num_new > 0  # `begin` has left it blocks
             scheduled.append(_scheduled(request, num_new))
             budget -= num_new
 
     def _is_blocked(self, request: Request) -> bool:
         if self._blocked is None or self._blocked[0] is not request:
             return False
-        num_full, num_sliding = self._kv.num_free
-        return num_full <= self._blocked[1] and num_sliding <= self._blocked[2]
+        _, num_free, num_running = self._blocked
+        return self._kv.full_pool.num_free <= num_free and len(self._running) >= num_running
 
     def advance(self, output: SchedulerOutput) -> None:
         """Note that the step was computed: its keys and values are in the cache."""
