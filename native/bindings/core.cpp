@@ -17,6 +17,7 @@
 #include "nestling/sampling.h"
 #include "nestling/thread_pool.h"
 #include "nestling/variant.h"
+#include "weights.h"
 
 namespace nestling::bindings {
 
@@ -190,4 +191,5 @@ NB_MODULE(_core, module) {
   // A model that is still loaded when the interpreter ends is no leak worth a report.
   nanobind::set_leak_warnings(false);
   nestling::bindings::bind(module);
+  nestling::bindings::bind_weights(module);
 }

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Dtype: TypeAlias = Literal["float32", "bfloat16"]
+_Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
 _Variant: TypeAlias = Literal["best", "portable", "avx2"]
 
 @final
@@ -27,6 +28,69 @@ class PackedLinear:
     @property
     def dtype(self) -> _Dtype: ...
 
+@final
+class Matrix:
+    @staticmethod
+    def pack(
+        data: NDArray[np.uint8],
+        dtype: str,
+        row_size: int,
+        pool: ThreadPool,
+        target: _Format | None = None,
+    ) -> Matrix: ...
+    def unpack(self) -> NDArray[np.float32]: ...
+    @property
+    def format(self) -> _Format: ...
+    @property
+    def has_min(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
+class RowMatrix:
+    @staticmethod
+    def pack(
+        data: NDArray[np.uint8],
+        dtype: str,
+        row_size: int,
+        pool: ThreadPool,
+        target: _Format | None = None,
+    ) -> RowMatrix: ...
+    def unpack(self) -> NDArray[np.float32]: ...
+    @property
+    def format(self) -> _Format: ...
+    @property
+    def has_min(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
+class ColumnMatrix:
+    @staticmethod
+    def pack(
+        data: NDArray[np.uint8],
+        dtype: str,
+        row_size: int,
+        pool: ThreadPool,
+        target: _Format | None = None,
+    ) -> ColumnMatrix: ...
+    def unpack(self) -> NDArray[np.float32]: ...
+    @property
+    def format(self) -> _Format: ...
+    @property
+    def has_min(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def decode_rows(
+    data: NDArray[np.uint8], dtype: str, row_size: int, index: NDArray[np.int64]
+) -> NDArray[np.float32]: ...
 def sample(
     logits: NDArray[np.float32],
     *,

@@ -1,0 +1,141 @@
+// Stored weights in Python: rows as float32, and the three packed forms.
+
+#include "weights.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "arrays.h"
+#include "nestling/matrix.h"
+#include "nestling/stored.h"
+#include "nestling/thread_pool.h"
+
+namespace nestling::bindings {
+
+using nb::literals::operator""_a;
+
+namespace {
+
+// Checked views, so that nothing is read beyond the bytes that Python gave.
+StoredMatrix stored_matrix(const AnyArray& data, const std::string& dtype, std::size_t row_size) {
+  StoredMatrix stored;
+  stored.type = stored_type_of(dtype);
+  stored.data = reinterpret_cast<const std::byte*>(
+      checked<std::uint8_t, 1>(data, "data: expected uint8 [num_bytes]"));
+  stored.row_size = row_size;
+  const std::size_t elements = block_elements(stored.type);
+  if (row_size == 0 || row_size % elements != 0 ||
+      row_size > std::numeric_limits<std::uint32_t>::max()) {
+    throw nb::value_error(("row_size: expected a multiple of the " + std::to_string(elements) +
+                           " elements of a block, got " + std::to_string(row_size))
+                              .c_str());
+  }
+  if (data.shape(0) % stored.row_bytes() != 0) {
+    throw nb::value_error(("data: expected whole rows of " + std::to_string(stored.row_bytes()) +
+                           " bytes, got " + std::to_string(data.shape(0)) + " bytes")
+                              .c_str());
+  }
+  stored.num_rows = data.shape(0) / stored.row_bytes();
+  return stored;
+}
+
+nb::ndarray<nb::numpy, float> decode_rows(const AnyArray& data, const std::string& dtype,
+                                          std::size_t row_size, const AnyArray& index) {
+  const StoredMatrix stored = stored_matrix(data, dtype, row_size);
+  const auto* rows = checked<std::int64_t, 1>(index, "index: expected int64 [num_rows]");
+  const std::size_t count = index.shape(0);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (rows[i] >= 0 && static_cast<std::size_t>(rows[i]) < stored.num_rows) continue;
+    throw nb::index_error(("index[" + std::to_string(i) + "]: expected 0 to " +
+                           std::to_string(stored.num_rows) + " (excluded), got " +
+                           std::to_string(rows[i]))
+                              .c_str());
+  }
+  NewArray<float, 2> out({count, row_size});
+  {
+    const nb::gil_scoped_release release;
+    for (std::size_t i = 0; i < count; ++i) {
+      decode_row(stored, static_cast<std::size_t>(rows[i]), out.data() + i * row_size);
+    }
+  }
+  return std::move(out).release();
+}
+
+constexpr const char* kFormatNames[] = {"float32", "float16", "bfloat16", "q4", "q8"};
+
+Format format_of(const std::optional<std::string>& name, StoredType type) {
+  if (!name) return natural_format(type);
+  for (std::size_t i = 0; i < std::size(kFormatNames); ++i) {
+    if (*name == kFormatNames[i]) return static_cast<Format>(i);
+  }
+  throw nb::value_error(
+      ("target: expected \"float32\", \"float16\", \"bfloat16\", \"q4\" or \"q8\", got \"" + *name +
+       "\"")
+          .c_str());
+}
+
+template <class Packed>
+std::unique_ptr<Packed> pack(const AnyArray& data, const std::string& dtype, std::size_t row_size,
+                             ThreadPool& pool, const std::optional<std::string>& format) {
+  const StoredMatrix stored = stored_matrix(data, dtype, row_size);
+  const Format chosen = format_of(format, stored.type);
+  const nb::gil_scoped_release release;
+  return std::make_unique<Packed>(Packed::pack(stored, chosen, pool));
+}
+
+std::array<std::size_t, 2> shape_of(const Matrix& packed) {
+  return {packed.out_features(), packed.in_features()};
+}
+std::array<std::size_t, 2> shape_of(const RowMatrix& packed) {
+  return {packed.num_rows(), packed.in_features()};
+}
+std::array<std::size_t, 2> shape_of(const ColumnMatrix& packed) {
+  return {packed.out_features(), packed.num_columns()};
+}
+
+template <class Packed>
+nb::ndarray<nb::numpy, float> unpacked(const Packed& packed) {
+  NewArray<float, 2> out(shape_of(packed));
+  {
+    const nb::gil_scoped_release release;
+    unpack(packed, out.data());
+  }
+  return std::move(out).release();
+}
+
+template <class Packed>
+void bind_packed(nb::module_& module, const char* name) {
+  nb::class_<Packed>(module, name)
+      .def_static("pack", &pack<Packed>, "data"_a, "dtype"_a, "row_size"_a, "pool"_a,
+                  "target"_a = nb::none())
+      .def("unpack", &unpacked<Packed>)
+      .def_prop_ro("format",
+                   [](const Packed& packed) {
+                     return kFormatNames[static_cast<std::size_t>(packed.format())];
+                   })
+      .def_prop_ro("has_min", &Packed::has_min)
+      .def_prop_ro("shape",
+                   [](const Packed& packed) {
+                     const auto shape = shape_of(packed);
+                     return nb::make_tuple(shape[0], shape[1]);
+                   })
+      .def_prop_ro("nbytes", &Packed::num_bytes);
+}
+
+}  // namespace
+
+void bind_weights(nb::module_& module) {
+  module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a);
+  bind_packed<Matrix>(module, "Matrix");
+  bind_packed<RowMatrix>(module, "RowMatrix");
+  bind_packed<ColumnMatrix>(module, "ColumnMatrix");
+}
+
+}  // namespace nestling::bindings

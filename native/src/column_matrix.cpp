@@ -1,0 +1,152 @@
+#include <algorithm>
+#include <cstring>
+
+#include "nestling/matrix.h"
+#include "pack_source.h"
+
+namespace nestling {
+
+namespace {
+
+constexpr std::size_t kGrainElements = std::size_t{1} << 18;
+constexpr std::size_t kOutMultiple = 32;
+
+// Outputs that are packed together: of a column they make one cache line of nibbles.
+constexpr std::size_t kPanelRows = 128;
+
+struct ColumnPlanes {
+  std::uint8_t* values;
+  std::uint16_t* scales;
+  std::uint16_t* mins;  // null without
+  std::size_t num_columns;
+  std::size_t padded_out;
+};
+
+// Bytes of the panel's outputs, one after another in each of 32 columns.
+using Panel = std::uint8_t[kGroup][kPanelRows];
+
+std::uint8_t code_of(const Group& group, std::size_t column) {
+  return static_cast<std::uint8_t>(group.codes[column / 8] >> (8 * (column % 8)));
+}
+
+void fill_q4(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Panel& panel) {
+  for (std::size_t out = 0; out < kPanelRows; out += 32) {
+    for (std::size_t b = 0; b < 16; ++b) {
+      for (std::size_t column = 0; column < kGroup; ++column) {
+        const int low = code_of(groups[out + b][g], column);
+        const int high = code_of(groups[out + 16 + b][g], column);
+        panel[column][out / 2 + b] = static_cast<std::uint8_t>(low | high << 4);
+      }
+    }
+  }
+}
+
+void fill_q8(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Panel& panel) {
+  for (std::size_t out = 0; out < kPanelRows; ++out) {
+    for (std::size_t column = 0; column < kGroup; ++column) {
+      panel[column][out] = code_of(groups[out][g], column);
+    }
+  }
+}
+
+// The rows [row, row + kPanelRows), as far as there are, of groups [begin, begin + kPieceGroups).
+void pack_panel(const StoredMatrix& stored, ReadGroups read, Format format, std::size_t row,
+                std::size_t begin, const ColumnPlanes& to) {
+  Group groups[kPanelRows][kPieceGroups] = {};  // missing outputs stay zero
+  const std::size_t num_groups = round_up(to.num_columns, kGroup) / kGroup;
+  const std::size_t count = std::min(kPieceGroups, num_groups - begin);
+  const std::size_t num_rows = std::min(kPanelRows, stored.num_rows - row);
+  const std::size_t num_padded = std::min(kPanelRows, to.padded_out - row);
+  for (std::size_t i = 0; i < num_rows; ++i) read(stored, row + i, begin, count, groups[i]);
+  const std::size_t divisor = format == Format::kQ4 ? 2 : 1;
+  for (std::size_t g = 0; g < count; ++g) {
+    Panel panel;
+    format == Format::kQ4 ? fill_q4(groups, g, panel) : fill_q8(groups, g, panel);
+    const std::size_t first = (begin + g) * kGroup;
+    const std::size_t num_columns = std::min(kGroup, to.num_columns - first);
+    for (std::size_t column = 0; column < num_columns; ++column) {
+      std::memcpy(to.values + ((first + column) * to.padded_out + row) / divisor, panel[column],
+                  num_padded / divisor);
+    }
+    const std::size_t at = (begin + g) * to.padded_out + row;
+    for (std::size_t i = 0; i < num_rows; ++i) to.scales[at + i] = groups[i][g].scale;
+    if (to.mins == nullptr) continue;
+    for (std::size_t i = 0; i < num_rows; ++i) to.mins[at + i] = groups[i][g].min;
+  }
+}
+
+// The same rows of columns [begin, begin + kPieceElements) in a float format.
+template <class Element>
+void pack_panel(const StoredMatrix& stored, std::size_t row, std::size_t begin,
+                std::size_t padded_out, Element* values) {
+  constexpr std::size_t kRows = 32;
+  for (std::size_t first = row; first < std::min(row + kPanelRows, stored.num_rows);
+       first += kRows) {
+    Element elements[kRows][kPieceElements];
+    const std::size_t num_rows = std::min(kRows, stored.num_rows - first);
+    const std::size_t count = std::min(kPieceElements, stored.row_size - begin);
+    for (std::size_t i = 0; i < num_rows; ++i) {
+      read_elements(stored, first + i, begin, count, elements[i]);
+    }
+    for (std::size_t column = 0; column < count; ++column) {
+      Element* out = values + (begin + column) * padded_out + first;
+      for (std::size_t i = 0; i < num_rows; ++i) out[i] = elements[i][column];
+    }
+  }
+}
+
+}  // namespace
+
+ColumnMatrix ColumnMatrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
+  check_stored(stored);
+  ColumnMatrix packed;
+  packed.format_ = format;
+  packed.out_features_ = stored.num_rows;
+  packed.num_columns_ = stored.row_size;
+  packed.padded_out_ = round_up(stored.num_rows, kOutMultiple);
+  const std::size_t padded = packed.padded_out_;
+  // Threads share pieces of columns, so that each writes lines and pages of its own.
+  const std::size_t num_pieces = round_up(stored.row_size, kPieceElements) / kPieceElements;
+  const auto each_panel = [&](const auto& body) {
+    pool.parallel_for(num_pieces, kGrainElements / (padded * kPieceElements) + 1,
+                      [&](std::size_t first, std::size_t last) {
+                        for (std::size_t piece = first; piece < last; ++piece) {
+                          for (std::size_t row = 0; row < stored.num_rows; row += kPanelRows) {
+                            body(row, piece);
+                          }
+                        }
+                      });
+  };
+  if (is_quantized(format)) {
+    const std::size_t num_planes = round_up(stored.row_size, kGroup) / kGroup;
+    packed.values_ = Buffer(stored.row_size * padded / (format == Format::kQ4 ? 2 : 1));
+    packed.scales_ = Buffer(num_planes * padded * 2);
+    if (groups_have_min(stored.type, format)) packed.mins_ = Buffer(num_planes * padded * 2);
+    const ReadGroups read = group_reader(stored.type, format);
+    const ColumnPlanes to{packed.values_.as<std::uint8_t>(), packed.scales_.as<std::uint16_t>(),
+                          packed.mins_ ? packed.mins_->as<std::uint16_t>() : nullptr,
+                          stored.row_size, padded};
+    each_panel([&](std::size_t row, std::size_t piece) {
+      pack_panel(stored, read, format, row, piece * kPieceGroups, to);
+    });
+    return packed;
+  }
+  packed.values_ = Buffer(stored.row_size * padded * element_bytes(format));
+  each_panel([&](std::size_t row, std::size_t piece) {
+    const std::size_t begin = piece * kPieceElements;
+    if (format == Format::kFloat32) {
+      pack_panel(stored, row, begin, padded, packed.values_.as<float>());
+    } else if (format == Format::kFloat16) {
+      pack_panel(stored, row, begin, padded, packed.values_.as<Half>());
+    } else {
+      pack_panel(stored, row, begin, padded, packed.values_.as<Bfloat16>());
+    }
+  });
+  return packed;
+}
+
+std::size_t ColumnMatrix::num_bytes() const {
+  return values_.num_bytes() + scales_.num_bytes() + (mins_ ? mins_->num_bytes() : 0);
+}
+
+}  // namespace nestling

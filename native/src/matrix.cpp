@@ -1,0 +1,131 @@
+#include "nestling/matrix.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "pack_source.h"
+
+namespace nestling {
+
+namespace {
+
+// A share of a thread is at least this many elements, so that small matrices stay on one.
+constexpr std::size_t kGrainElements = std::size_t{1} << 18;
+
+struct Planes {
+  std::uint8_t* values;
+  std::uint16_t* scales;
+  std::uint16_t* mins;  // null without
+};
+
+// One group of a tile: 16 outputs side by side in each line.
+void store_q4(const Group (&groups)[kTile][kPieceGroups], std::size_t g, std::uint8_t* values) {
+  std::uint32_t lines[4][kTile];
+  for (std::size_t i = 0; i < kTile; ++i) {
+    for (std::size_t j = 0; j < 4; ++j) {
+      const std::uint64_t codes = groups[i][g].codes[j];  // inputs 8 j to 8 j + 7
+      lines[j][i] = static_cast<std::uint32_t>(codes | codes >> 28);
+    }
+  }
+  std::memcpy(values, lines, sizeof(lines));
+}
+
+void store_q8(const Group (&groups)[kTile][kPieceGroups], std::size_t g, std::uint8_t* values) {
+  std::uint32_t lines[8][kTile];
+  for (std::size_t i = 0; i < kTile; ++i) {
+    for (std::size_t j = 0; j < 4; ++j) {
+      const std::uint64_t codes = groups[i][g].codes[j];
+      lines[2 * j][i] = static_cast<std::uint32_t>(codes);
+      lines[2 * j + 1][i] = static_cast<std::uint32_t>(codes >> 32);
+    }
+  }
+  std::memcpy(values, lines, sizeof(lines));
+}
+
+template <Format format>
+void pack_tile(const StoredMatrix& stored, ReadGroups read, std::size_t tile, const Planes& to) {
+  constexpr std::size_t kGroupBytes = kTile * (format == Format::kQ4 ? 16 : 32);
+  Group groups[kTile][kPieceGroups] = {};  // missing outputs stay zero
+  const std::size_t num_outputs = std::min(kTile, stored.num_rows - tile * kTile);
+  const std::size_t num_groups = round_up(stored.row_size, kGroup) / kGroup;
+  for (std::size_t begin = 0; begin < num_groups; begin += kPieceGroups) {
+    const std::size_t count = std::min(kPieceGroups, num_groups - begin);
+    for (std::size_t i = 0; i < num_outputs; ++i) {
+      read(stored, tile * kTile + i, begin, count, groups[i]);
+    }
+    for (std::size_t g = 0; g < count; ++g) {
+      const std::size_t at = tile * num_groups + begin + g;
+      if constexpr (format == Format::kQ4) {
+        store_q4(groups, g, to.values + at * kGroupBytes);
+      } else {
+        store_q8(groups, g, to.values + at * kGroupBytes);
+      }
+      for (std::size_t i = 0; i < kTile; ++i) to.scales[at * kTile + i] = groups[i][g].scale;
+      if (to.mins == nullptr) continue;
+      for (std::size_t i = 0; i < kTile; ++i) to.mins[at * kTile + i] = groups[i][g].min;
+    }
+  }
+}
+
+template <class Element>
+void pack_tile(const StoredMatrix& stored, std::size_t tile, Element* values) {
+  Element rows[kTile][kPieceElements] = {};  // missing outputs stay zero
+  const std::size_t num_outputs = std::min(kTile, stored.num_rows - tile * kTile);
+  for (std::size_t begin = 0; begin < stored.row_size; begin += kPieceElements) {
+    const std::size_t count = std::min(kPieceElements, stored.row_size - begin);
+    for (std::size_t i = 0; i < num_outputs; ++i) {
+      read_elements(stored, tile * kTile + i, begin, count, rows[i]);
+    }
+    Element* out = values + (tile * stored.row_size + begin) * kTile;
+    for (std::size_t k = 0; k < count; ++k) {
+      for (std::size_t i = 0; i < kTile; ++i) out[k * kTile + i] = rows[i][k];
+    }
+  }
+}
+
+}  // namespace
+
+Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
+  check_stored(stored);
+  Matrix packed;
+  packed.format_ = format;
+  packed.out_features_ = stored.num_rows;
+  packed.in_features_ = stored.row_size;
+  const std::size_t grain = kGrainElements / (stored.row_size * kTile) + 1;
+  const auto each_tile = [&](const auto& body) {
+    pool.parallel_for(packed.num_tiles(), grain, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t tile = begin; tile < end; ++tile) body(tile);
+    });
+  };
+  if (is_quantized(format)) {
+    const std::size_t num_groups = packed.num_tiles() * packed.num_groups() * kTile;
+    packed.values_ = Buffer(num_groups * (format == Format::kQ4 ? 16 : 32));
+    packed.scales_ = Buffer(num_groups * 2);
+    if (groups_have_min(stored.type, format)) packed.mins_ = Buffer(num_groups * 2);
+    const ReadGroups read = group_reader(stored.type, format);
+    const Planes to{packed.values_.as<std::uint8_t>(), packed.scales_.as<std::uint16_t>(),
+                    packed.mins_ ? packed.mins_->as<std::uint16_t>() : nullptr};
+    each_tile([&](std::size_t tile) {
+      format == Format::kQ4 ? pack_tile<Format::kQ4>(stored, read, tile, to)
+                            : pack_tile<Format::kQ8>(stored, read, tile, to);
+    });
+    return packed;
+  }
+  packed.values_ = Buffer(packed.num_tiles() * kTile * stored.row_size * element_bytes(format));
+  each_tile([&](std::size_t tile) {
+    if (format == Format::kFloat32) {
+      pack_tile(stored, tile, packed.values_.as<float>());
+    } else if (format == Format::kFloat16) {
+      pack_tile(stored, tile, packed.values_.as<Half>());
+    } else {
+      pack_tile(stored, tile, packed.values_.as<Bfloat16>());
+    }
+  });
+  return packed;
+}
+
+std::size_t Matrix::num_bytes() const {
+  return values_.num_bytes() + scales_.num_bytes() + (mins_ ? mins_->num_bytes() : 0);
+}
+
+}  // namespace nestling

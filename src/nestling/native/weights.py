@@ -1,0 +1,28 @@
+"""Weights as model files hold them: rows as float32, and packing into the forms that kernels read.
+
+`Matrix`, `RowMatrix` and `ColumnMatrix` (for which kernels: native/include/nestling/matrix.h) each
+have `pack(data, dtype, row_size, pool, target=None)`: `data` uint8 [num_bytes] are whole rows of
+`row_size` elements of the stored type `dtype`, named as GGML names it ("Q4_0", "BF16"). `target`
+None keeps the stored values, but that K-quants' products of scales are rounded to f16, and that
+Q2_K, Q3_K and Q6_K become "q8". `unpack()` gives float32 [out, in]. Bad arguments raise ValueError
+or TypeError.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.native import _core
+from nestling.native._core import ColumnMatrix, Matrix, RowMatrix
+
+__all__ = ["ColumnMatrix", "Matrix", "RowMatrix", "decode_rows"]
+
+
+def decode_rows(
+    data: NDArray[np.uint8], dtype: str, row_size: int, index: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """[len(index), row_size]: rows of the stored matrix `data` [num_bytes]; reads only these.
+
+    The values are those of the `gguf` library. Raises ValueError on an unknown type or on bytes
+    that are not whole rows, IndexError on a row that is not there.
+    """
+    return _core.decode_rows(data, dtype, row_size, index)
