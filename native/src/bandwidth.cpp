@@ -1,14 +1,12 @@
 #include "nestling/bandwidth.h"
 
-#include <sys/mman.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
+
+#include "nestling/buffer.h"
 
 namespace nestling {
 
@@ -16,34 +14,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kLineWords = 8;  // 64-bit words of one cache line
 constexpr int kNumPasses = 6;
-
-// Memory that starts on a huge page, zero until written.
-class Pages {
- public:
-  explicit Pages(std::size_t num_bytes) : num_mapped_(num_bytes + kHugePage) {
-    mapped_ =
-        mmap(nullptr, num_mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped_ == MAP_FAILED) throw std::bad_alloc();
-    const auto address = reinterpret_cast<std::uintptr_t>(mapped_);
-    words_ = reinterpret_cast<std::uint64_t*>((address + kHugePage - 1) / kHugePage * kHugePage);
-#ifdef MADV_HUGEPAGE
-    madvise(words_, num_bytes, MADV_HUGEPAGE);  // a wish: without huge pages the figure is lower
-#endif
-  }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  ~Pages() { munmap(mapped_, num_mapped_); }
-
-  std::uint64_t* words() { return words_; }
-
- private:
-  std::size_t num_mapped_;
-  void* mapped_ = nullptr;
-  std::uint64_t* words_ = nullptr;
-};
 
 // Eight sums that do not wait for each other. Plain loads reach what AVX-512 ones do; reading from
 // several places at once is slower.
@@ -66,9 +38,8 @@ double read_bandwidth(std::size_t num_bytes, ThreadPool& pool) {
     throw std::invalid_argument("num_bytes: expected at least 64 a thread, got " +
                                 std::to_string(num_bytes));
   }
-  if (num_bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();
-  Pages pages(num_bytes);
-  std::uint64_t* words = pages.words();
+  Buffer buffer(num_bytes);
+  auto* const words = buffer.as<std::uint64_t>();
   const std::size_t grain = (num_lines + num_threads - 1) / num_threads;
   pool.parallel_for(num_lines, grain, [words](std::size_t begin, std::size_t end) {
     for (std::size_t i = begin * kLineWords; i < end * kLineWords; ++i) words[i] = 1;
