@@ -79,23 +79,27 @@ def measure(plan: BenchPlan, *, with_memory: bool) -> Throughput:
     prefill = session.first_token(session.random_prompt(plan.prompt))
     phases = {"prefill": prefill.times}
     rates: dict[int, float] = {}
-    bandwidth = 0.0
+    bandwidths = [_read_bandwidth(plan)]  # on both sides of the first figure, which it bounds
     for size in plan.batch:
         decode = session.decode(size, plan.context, plan.generate).phase
         rates[size] = size * plan.generate / decode.seconds
         phases[f"decode {size}"] = decode.times
-        if not bandwidth:  # beside the figure that it bounds
-            bandwidth = read_bandwidth(BANDWIDTH_BUFFER_BYTES, ThreadPool(plan.threads))
+        if len(bandwidths) == 1:
+            bandwidths.append(_read_bandwidth(plan))
     hit = session.prefix_hit_first_token(plan.prefix)
     return Throughput(
         prefill_tokens_per_s=plan.prompt / prefill.seconds,
         decode_tokens_per_s=rates,
         prefix_hit_first_token_s=hit.seconds,
-        read_bandwidth_bytes_per_s=bandwidth,
+        read_bandwidth_bytes_per_s=sum(bandwidths) / len(bandwidths),
         weight_bytes_per_token=session.weight_bytes_per_token,
         phases=phases,
         memory=memory,
     )
+
+
+def _read_bandwidth(plan: BenchPlan) -> float:
+    return read_bandwidth(BANDWIDTH_BUFFER_BYTES, ThreadPool(plan.threads))
 
 
 if __name__ == "__main__":
