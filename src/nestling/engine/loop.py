@@ -163,13 +163,14 @@ class EngineLoop:
         )
 
     def _stats(self, probe_id: int) -> Stats:
+        num_free_blocks, num_free_sliding_blocks = self._kv.num_free
         return Stats(
             probe_id=probe_id,
             num_waiting=self._scheduler.num_waiting,
             num_running=self._scheduler.num_running,
-            num_free_blocks=self._kv.full_pool.num_free,
+            num_free_blocks=num_free_blocks,
             num_blocks=self._kv.full_pool.num_blocks,
-            num_free_sliding_blocks=self._kv.sliding_pool.num_free,
+            num_free_sliding_blocks=num_free_sliding_blocks,
             num_sliding_blocks=self._kv.sliding_pool.num_blocks,
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
