@@ -6,13 +6,14 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA_DIR ?=
 MODEL ?=
+THREADS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check format lock parity native-test skills clean
+.PHONY: help serve test check bench format lock parity native-test skills clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
@@ -54,6 +55,10 @@ check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(shell find native -name '*.cpp' -o -name '*.h')
+
+bench: $(VENV)/.built ## measure speed and memory, draw the curves into docs/ (MODEL, THREADS)
+	@$(BIN)/nestling bench --profile --curves docs \
+	  $(if $(MODEL),--model "$(MODEL)",--model nestling-nano) $(if $(THREADS),--threads "$(THREADS)")
 
 format: $(VENV)/.dev ## rewrite the sources in the house style
 	$(BIN)/ruff format .

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from nestling.engine.batch_builder import build_batch
 from nestling.engine.client import EngineClient
 from nestling.engine.config import EngineConfig
+from nestling.engine.kv_cache_manager import KVCacheManager
 from nestling.engine.loop import EngineLoop
 from nestling.engine.messages import EngineEvent, SamplingParams, Submit
 from nestling.engine.remote import ProcessEngine
+from nestling.engine.request import Request
 from nestling.engine.runner import Logits
+from nestling.engine.scheduler import Scheduler
 from nestling.model.batch import ForwardBatch
 
 NUM_STEPS = 400
@@ -55,6 +59,40 @@ def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> f
     for _ in range(NUM_STEPS):
         loop.step()
     return (time.perf_counter() - begin) / NUM_STEPS * 1e6
+
+
+def long_context_us(num_streams: int, num_tokens: int) -> float:
+    """Median time to schedule, build and advance a decode step of streams with such contexts."""
+    kv = KVCacheManager(
+        num_blocks=num_streams * (num_tokens // 16 + 200),
+        num_sliding_blocks=num_streams * 40,
+        block_size=16,
+        sliding_window=512,
+        max_rows=512,
+    )
+    scheduler = Scheduler(kv, max_num_seqs=num_streams, max_num_batched_tokens=512, max_waiting=0)
+    for i in range(num_streams):
+        request = Request(
+            request_id=str(i),
+            token_ids=[i] * num_tokens,
+            num_prompt_tokens=num_tokens,
+            sampling_params=SamplingParams(),
+            max_tokens=3000,
+            seed=0,
+        )
+        scheduler.add(request)
+    times = []
+    while len(times) < NUM_STEPS:
+        begin = time.perf_counter()
+        output = scheduler.schedule()
+        build_batch(output, kv)
+        scheduler.advance(output)
+        if output.num_streams == num_streams:
+            times.append(time.perf_counter() - begin)
+        for item in output.scheduled:
+            if item.is_sampled:
+                item.request.token_ids.append(1)
+    return float(np.median(times)) * 1e6
 
 
 async def one(client: EngineClient, name: str, prompt: list[int], num_tokens: int) -> int:
@@ -99,6 +137,8 @@ def main() -> None:
             times = [step_time_us(vocab_size, n, params) for n in (1, 4, 16)]
             shown = ", ".join(f"{t:7.0f}" for t in times)
             print(f"vocabulary {vocab_size:6} {name:12} us a step at 1, 4, 16 streams: {shown}")
+    times = ", ".join(f"{long_context_us(64, n):.0f}" for n in (256, 4096, 16_384))
+    print(f"64 streams, scheduler and cache alone, us a step at 256, 4096, 16384 tokens: {times}")
     fake = (sys.executable, str(FAKE_PROCESS))
     print("fake model in a process")
     asyncio.run(measure_process(EngineConfig(model="fake", num_blocks=1024, block_size=16), fake))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nestling import LLM, SamplingParams
+from nestling.engine.part_times import PARTS
 from nestling.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -147,6 +148,24 @@ def test_dtypes_act(tmp_path: Path) -> None:
             found[dtype] = model.logits(list(range(3, 40)))
     assert np.array_equal(found["auto"], found["float32"])
     assert not np.array_equal(found["bfloat16"], found["float32"])
+
+
+def test_stats_count_and_time(bare: LLM) -> None:
+    """Steps, tokens and the seconds of each part, all at zero before the first request."""
+    begin = bare.stats()
+    assert begin.num_steps == 0
+    assert set(begin.part_seconds.values()) == {0.0}
+    bare.generate([5, 6, 7], SamplingParams(max_tokens=4), ignore_eos=True)
+    end = bare.stats()
+    assert (end.num_steps, end.num_prompt_tokens, end.num_generated_tokens) == (4, 3, 4)
+    assert set(end.part_seconds) == set(PARTS)
+    assert all(0 < seconds < 60 for seconds in end.part_seconds.values())
+
+
+def test_unknown_switches_are_refused() -> None:
+    """By name."""
+    with pytest.raises(SettingsError, match="warp"):
+        LLM("nestling-nano", switches_off=("warp",))
 
 
 def test_the_reference_engine_agrees(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@
 #include "arrays.h"
 #include "modules.h"
 #include "nestling/attention.h"
+#include "nestling/bandwidth.h"
 #include "nestling/linear.h"
 #include "nestling/sampling.h"
 #include "nestling/thread_pool.h"
@@ -145,6 +146,11 @@ nb::ndarray<nb::numpy, float> apply_attention(const AnyArray& q, const AnyArray&
   return std::move(out).release();
 }
 
+double measured_bandwidth(std::size_t num_bytes, ThreadPool& pool) {
+  const nb::gil_scoped_release release;
+  return read_bandwidth(num_bytes, pool);
+}
+
 void bind(nb::module_& module) {
   nb::class_<ThreadPool>(module, "ThreadPool")
       .def(nb::init<int>(), "num_threads"_a)
@@ -163,6 +169,7 @@ void bind(nb::module_& module) {
   module.def("linear", &apply_linear, "x"_a, "packed"_a, "pool"_a, "variant"_a = "best");
   module.def("attention", &apply_attention, "q"_a, "k_cache"_a, "v_cache"_a, "slots"_a,
              "row_begin"_a, "row_end"_a, "pool"_a, "variant"_a = "best");
+  module.def("read_bandwidth", &measured_bandwidth, "num_bytes"_a, "pool"_a);
   module.def("variants", [] {
     nb::list names;
     for (const Variant variant : kVariants) {

@@ -7,7 +7,6 @@
 #include <nanobind/stl/unique_ptr.h>
 
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,7 +31,7 @@ StoredMatrix stored_matrix(const AnyArray& data, const std::string& dtype, std::
   stored.row_size = row_size;
   const std::size_t elements = block_elements(stored.type);
   if (row_size == 0 || row_size % elements != 0 ||
-      row_size > std::numeric_limits<std::uint32_t>::max()) {
+      row_size > (std::size_t{1} << 44)) {
     throw nb::value_error(("row_size: expected a multiple of the " + std::to_string(elements) +
                            " elements of a block, got " + std::to_string(row_size))
                               .c_str());

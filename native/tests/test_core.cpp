@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "nestling/attention.h"
+#include "nestling/bandwidth.h"
 #include "nestling/linear.h"
 #include "nestling/sampling.h"
 #include "nestling/thread_pool.h"
@@ -219,6 +220,17 @@ void test_samplers_in_several_threads() {
   for (std::thread& thread : threads) thread.join();
 }
 
+void test_bandwidth_of_odd_sizes() {
+  for (const int num_threads : {1, 3}) {
+    ThreadPool pool(num_threads);
+    for (const std::size_t size : {64 * 3, 1000, 4'000'001}) {
+      CHECK(read_bandwidth(size, pool) > 0);
+    }
+    CHECK(throws<std::invalid_argument>([&] { read_bandwidth(63, pool); }));
+    CHECK(throws<std::bad_alloc>([&] { read_bandwidth(~std::size_t{0}, pool); }));
+  }
+}
+
 }  // namespace
 
 void run_all() {
@@ -231,6 +243,7 @@ void run_all() {
   test_attention_of_odd_sizes();
   test_sampling_of_odd_sizes_and_extreme_numbers();
   test_samplers_in_several_threads();
+  test_bandwidth_of_odd_sizes();
 }
 
 }  // namespace nestling

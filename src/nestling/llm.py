@@ -26,7 +26,7 @@ from nestling.chat.template import ChatMessage, Role, render_prompt
 from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.config import EngineConfig, EngineKind
 from nestling.engine.in_process import InProcessEngine
-from nestling.engine.messages import SamplingParams, Submit, TokenLogprobs
+from nestling.engine.messages import SamplingParams, Stats, Submit, TokenLogprobs
 from nestling.engine.runner import DecoderRunner, load_runner
 from nestling.errors import EngineError, InvalidRequestError, ModelFileError
 from nestling.model.kernels import WeightDtype
@@ -61,6 +61,7 @@ class LLM:
         threads: threads of one forward pass; None takes one for each usable core.
         max_model_len: prompt and answer together, in tokens; None takes the model's own bound.
         prefix_caching: take over what the cache still has of a prompt's beginning.
+        switches_off: optimisations not to be used (`engine/config.py:SWITCHES`), to measure them.
 
     Raises:
         ModelNotFoundError, ModelFileError: there is no such model, or it cannot be loaded.
@@ -75,6 +76,7 @@ class LLM:
         threads: int | None = None,
         max_model_len: int | None = None,
         prefix_caching: bool = True,
+        switches_off: tuple[str, ...] = (),
     ) -> None:
         self.entry = find_model(str(model), user_data_path("nestling"))
         checkpoint = load_checkpoint(self.entry.path)
@@ -87,6 +89,7 @@ class LLM:
             num_threads=threads or 0,
             max_model_len=max_model_len,
             prefix_caching=prefix_caching,
+            switches_off=switches_off,
         )
         self._runner: DecoderRunner = load_runner(config)
         self._engine = InProcessEngine(config, load=lambda _config: self._runner)
@@ -182,6 +185,10 @@ class LLM:
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits of every position, f32 [num_tokens, vocab]; works without a tokenizer."""
         return self._runner.score(np.asarray(token_ids, np.int32))
+
+    def stats(self) -> Stats:
+        """Counts of the engine so far and the seconds that each part of its steps took."""
+        return self._run(self._engine.health())
 
     # --- life ------------------------------------------------------------------------------------
 

@@ -30,6 +30,11 @@ def test_bad_values_are_named(key: str, value: object) -> None:
         EngineConfig(model="/m", **{key: value})  # type: ignore[arg-type]
 
 
+def test_unknown_switches_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"switches_off: known switches: .*; got 'warp'"):
+        EngineConfig(model="/m", switches_off=("warp",))
+
+
 @pytest.mark.parametrize(("key", "value"), [("dtype", "bfloat16"), ("num_threads", 2)])
 def test_the_reference_takes_nothing_that_it_would_ignore(key: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"{key}: expected .*engine reference.*got '?{value}"):

@@ -38,9 +38,9 @@ class World:
         self.scheduler.add(request)
         return request
 
-    def step(self) -> dict[str, int]:
+    def step(self, max_prompt_rows: int | None = None) -> dict[str, int]:
         """Who was given how many tokens; done requests are removed."""
-        output = self.scheduler.schedule()
+        output = self.scheduler.schedule(max_prompt_rows)
         self.complete(output)
         return {item.request.request_id: item.num_new_tokens for item in output.scheduled}
 
@@ -99,6 +99,32 @@ def test_nobody_overtakes_a_request_that_waits_for_blocks() -> None:
     world.step()
     world.step()
     assert world.step() == {"large": 12, "small": 1}
+
+
+def test_who_waits_for_blocks_looks_again_only_when_there_are_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(blocks=4, tokens=64)
+    world.add("a", 8, max_tokens=5)
+    large = world.add("large", 12, max_tokens=2)
+    looked = []
+    find = world.kv.find_prefix
+    monkeypatch.setattr(world.kv, "find_prefix", lambda r: looked.append(r) or find(r))
+    for _ in range(5):
+        world.step()
+    assert looked.count(large) == 1
+    assert world.step() == {"large": 12}
+    assert looked.count(large) == 2
+
+
+def test_a_prompts_chunks_beside_streams_are_bounded_and_whole_tiles() -> None:
+    world = World(blocks=100, tokens=100)
+    world.add("long", 300)
+    assert world.step(max_prompt_rows=32) == {"long": 96}  # nobody waits for it
+    world.add("stream", 3)
+    rows = [world.step(max_prompt_rows=40) for _ in range(3)]
+    assert rows[0] == {"long": 96, "stream": 3}
+    assert rows[1:3] == [{"long": 32, "stream": 1}] * 2
 
 
 def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:

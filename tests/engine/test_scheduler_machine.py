@@ -99,7 +99,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.live)))
         assert self.scheduler.remove(name) is self.live.pop(name)
 
-    @rule(times=st.integers(1, 6), max_prompt_rows=st.none() | st.integers(1, 20))
+    @rule(times=st.integers(1, 15), max_prompt_rows=st.none() | st.integers(1, 20))
     def step(self, times: int, max_prompt_rows: int | None) -> None:
         for _ in range(times):
             self._step(max_prompt_rows)

@@ -25,15 +25,22 @@ def decoder() -> Decoder:
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(schedule=schedules(max_length=40), slot_seed=st.integers(0, 99))
-@example(schedule=([40], [[1]] * 40), slot_seed=0)
-@example(schedule=([33, 40], [[16, 0], [0, 17], [1, 16], [16, 7]]), slot_seed=1)
+@given(
+    schedule=schedules(max_length=40),
+    slot_seed=st.integers(0, 99),
+    block_size=st.sampled_from([1, 3, 16]),
+)
+@example(schedule=([40], [[1]] * 40), slot_seed=0, block_size=4)
+@example(schedule=([33, 40], [[16, 0], [0, 17], [1, 16], [16, 7]]), slot_seed=1, block_size=16)
 def test_any_schedule_gives_the_bits_of_one_pass(
-    decoder: Decoder, schedule: tuple[list[int], list[list[int]]], slot_seed: int
+    decoder: Decoder,
+    schedule: tuple[list[int], list[list[int]]],
+    slot_seed: int,
+    block_size: int,
 ) -> None:
     lengths, steps = schedule
     sequences = [token_ids(TINY, n, seed) for seed, n in enumerate(lengths)]
-    session = Session(decoder, sequences, slot_seed)
+    session = Session(decoder, sequences, slot_seed, block_size=block_size)
     for counts in steps:
         session.step(counts)
     for s, ids in enumerate(sequences):

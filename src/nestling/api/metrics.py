@@ -93,6 +93,12 @@ class Metrics:
             name: Gauge(f"nestling_engine_{name}", help_text, registry=registry)
             for name, help_text in _ENGINE.items()
         }
+        self._parts = Gauge(
+            "nestling_engine_part_seconds",
+            "Time of the engine's steps since it started, by part",
+            ["part"],
+            registry=registry,
+        )
 
     def request_began(self) -> None:
         """Count a request that is running."""
@@ -127,6 +133,8 @@ class Metrics:
             self._engine_up.set(1)
             for name, gauge in self._engine.items():
                 gauge.set(getattr(stats, name))
+            for part, seconds in stats.part_seconds.items():
+                self._parts.labels(part).set(seconds)
         body = generate_latest(self._registry)
         headers = [
             (b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode("ascii")),

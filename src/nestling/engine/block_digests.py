@@ -28,7 +28,11 @@ class BlockHasher:
         num_full = request.num_tokens // size
         if len(digests) >= num_full:
             return digests
-        parent = digests[-1] if digests else self._hash(b"salt", request.cache_salt.encode())
+        parent = (
+            digests[-1]
+            if digests
+            else self._hash(b"salt", request.cache_salt.encode(errors="surrogatepass"))
+        )
         begin = len(digests) * size
         tokens = array("q", request.token_ids[begin : num_full * size]).tobytes()
         step = size * array("q").itemsize

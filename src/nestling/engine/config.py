@@ -11,6 +11,8 @@ EngineKind = Literal["native", "reference"]
 KVCacheDtype = Literal["auto", "float16", "float32"]
 
 GIB = 1 << 30
+SWITCHES: tuple[str, ...] = ()
+"""Names of the engine's optimisations that can be switched off one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class EngineConfig:
     """How keys and values are held; "auto" takes float32."""
     prefix_caching: bool = True
     """Take over what the cache still has of a prompt's beginning."""
+    switches_off: tuple[str, ...] = ()
+    """Optimisations of `SWITCHES` that are not to be used, so that each can be measured."""
 
     def __post_init__(self) -> None:
         for key, kind in _CHOICES.items():
@@ -60,6 +64,12 @@ class EngineConfig:
             raise SettingsError(
                 f"max_step_s: expected seconds above 0, got {self.max_step_s}", param="max_step_s"
             )
+        for name in self.switches_off:
+            if name not in SWITCHES:
+                known = ", ".join(SWITCHES) or "none"
+                raise SettingsError(
+                    f"switches_off: known switches: {known}; got {name!r}", param="switches_off"
+                )
         for key, least in _LEAST.items():
             value = getattr(self, key)
             if value is not None and value < least:

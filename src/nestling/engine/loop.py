@@ -26,6 +26,7 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
+from nestling.engine.part_times import PartTimes
 from nestling.engine.request import Request
 from nestling.engine.runner import Logits, ModelRunner
 from nestling.engine.sampler import RequestSampler
@@ -85,6 +86,7 @@ class EngineLoop:
         self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
         self._num_preemptions = 0
+        self._times = PartTimes()
 
     @property
     def info(self) -> EngineInfo:
@@ -161,13 +163,14 @@ class EngineLoop:
         )
 
     def _stats(self, probe_id: int) -> Stats:
+        num_free_blocks, num_free_sliding_blocks = self._kv.num_free
         return Stats(
             probe_id=probe_id,
             num_waiting=self._scheduler.num_waiting,
             num_running=self._scheduler.num_running,
-            num_free_blocks=self._kv.full_pool.num_free,
+            num_free_blocks=num_free_blocks,
             num_blocks=self._kv.full_pool.num_blocks,
-            num_free_sliding_blocks=self._kv.sliding_pool.num_free,
+            num_free_sliding_blocks=num_free_sliding_blocks,
             num_sliding_blocks=self._kv.sliding_pool.num_blocks,
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
@@ -175,24 +178,30 @@ class EngineLoop:
             num_preemptions=self._num_preemptions,
             num_prefix_hits=self._kv.num_prefix_hits,
             num_cached_tokens=self._kv.num_cached_tokens,
+            part_seconds=self._times.seconds(),
         )
 
     # --- one step --------------------------------------------------------------------------------
 
     def _compute(self) -> None:
+        self._times.begin()
         begin_s = self._clock()
         output = self._scheduler.schedule(self._step_timer.max_prompt_rows())
         self._num_steps += 1
         self._num_preemptions += output.num_preempted
         try:
-            logits = self._runner.execute(build_batch(output, self._kv))
+            batch = build_batch(output, self._kv)
+            self._times.end("schedule")
+            logits = self._runner.execute(batch)
         except Exception:  # whatever the model raised, the waiting requests go on
             logger.exception("a model step failed; its %d requests end", len(output.scheduled))
             for item in output.scheduled:
                 self._fail(item.request, "the model could not compute this step")
             return
         self._scheduler.advance(output)
+        self._times.end("model")
         self._sample(output, logits)
+        self._times.end("sample")
         num_prompt_rows = output.num_tokens - output.num_streams
         self._step_timer.observe(output.num_streams, num_prompt_rows, self._clock() - begin_s)
 

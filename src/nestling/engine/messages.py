@@ -142,6 +142,8 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Requests of which the cache had a beginning."""
     num_cached_tokens: int
     """Prompt tokens taken from the cache instead of being computed."""
+    part_seconds: dict[str, float] = {}
+    """Time of all steps so far by part, as `part_times.PARTS` names them."""
 
 
 EngineEvent = EngineInfo | LoadFailed | TokenOutput | RequestFailed | Stats

@@ -110,6 +110,7 @@ class DecoderRunner:
         self.num_sliding_blocks = num_sliding_blocks
         self.block_size = block_size
         self.max_rows = max_rows
+        self.weight_bytes_per_token = decoder.weight_bytes_per_token
 
     def execute(self, batch: ForwardBatch) -> Logits:
         with self._lock:

@@ -48,6 +48,8 @@ class Decoder:
             LayerRunner(config, i, load_layer(loader, config, i), kernels)
             for i in range(config.num_hidden_layers)
         ]
+        self.weight_bytes_per_token = loader.num_matrix_bytes
+        """Bytes of matrices that a pass with one row reads; rows of embeddings are not counted."""
 
     def forward(
         self, batch: ForwardBatch, cache: KVCache, on_layer: OnLayer | None = None

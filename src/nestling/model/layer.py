@@ -66,6 +66,8 @@ class WeightLoader:
         self._tensors = tensors
         self._shapes = shapes
         self._kernels = kernels
+        self.num_matrix_bytes = 0
+        """Memory of the packed matrices so far."""
 
     def vector(self, name: str) -> Array:
         """The tensor as it is."""
@@ -76,7 +78,9 @@ class WeightLoader:
     def matrix(self, *names: str) -> PackedWeight:
         """The matrices, one below the other, packed."""
         parts = [self.vector(name) for name in names]
-        return self._kernels.pack(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        packed = self._kernels.pack(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        self.num_matrix_bytes += packed.nbytes
+        return packed
 
 
 def load_layer(loader: WeightLoader, config: Gemma3nTextConfig, layer_idx: int) -> LayerWeights:

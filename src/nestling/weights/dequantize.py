@@ -1,8 +1,7 @@
 """Stored bytes -> float32, for every element type that Nestling reads.
 
-Plain types are decoded here; block types by the `gguf` library, which also owns the type codes and
-block sizes (imported on first use, here only). Work goes in chunks, so that the temporaries of a
-537-million-element embedding stay below a few MiB beside the result.
+The C++ core decodes; the `gguf` library owns the type codes and block sizes (imported on first use,
+here only).
 """
 
 from functools import cache
@@ -11,13 +10,14 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.native.weights import decode_rows
+
 PLAIN_TYPES = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes per element; both safetensors and GGUF use these names."""
 BLOCK_TYPES = (
     "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
     "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
-_CHUNK_ELEMENTS = 1 << 16  # a chunk and its temporaries stay in the L2 cache
 
 
 @cache
@@ -61,22 +61,7 @@ def dequantize(dtype: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
         view = raw.view("<f4")
         return view if view.flags.aligned else view.copy()
     block_elements, block_bytes = block_layout(dtype)
-    out = np.empty(raw.size // block_bytes * block_elements, np.float32)
-    blocks_per_chunk = max(_CHUNK_ELEMENTS // block_elements, 1)
-    for begin in range(0, raw.size // block_bytes, blocks_per_chunk):
-        end = begin + blocks_per_chunk
-        chunk = raw[begin * block_bytes : end * block_bytes]
-        _decode_chunk(dtype, chunk, out[begin * block_elements : end * block_elements])
-    return out
-
-
-def _decode_chunk(dtype: str, raw: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-    if dtype == "F16":
-        out[:] = raw.view("<f2")
-    elif dtype == "BF16":  # the upper half of a float32
-        np.left_shift(raw.view("<u2"), 16, out=out.view(np.uint32), dtype=np.uint32)
-    else:
-        # A corrupt or hostile scale may be inf or NaN: it becomes such a weight, not a warning.
-        with np.errstate(invalid="ignore", over="ignore"):
-            ggml_type = _gguf().GGMLQuantizationType[dtype]
-            out[:] = _gguf().quants.dequantize(raw.reshape(1, -1), ggml_type)[0]
+    num_elements = raw.size // block_bytes * block_elements
+    if num_elements == 0:
+        return np.empty(0, np.float32)
+    return decode_rows(raw, dtype, num_elements, np.zeros(1, np.int64)).reshape(-1)

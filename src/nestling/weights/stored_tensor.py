@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
+from nestling.native.weights import decode_rows
 from nestling.weights.dequantize import dequantize
 
 
@@ -70,5 +71,4 @@ class StoredTensors:
         stored = self.stored(name)
         num_rows, row_size = stored.shape
         assert index.size == 0 or (index.min() >= 0 and index.max() < num_rows), (name, num_rows)
-        raw = stored.data.reshape(num_rows, -1)[index]
-        return dequantize(stored.dtype, raw.reshape(-1)).reshape(len(index), row_size)
+        return decode_rows(stored.data, stored.dtype, row_size, index)

@@ -1,0 +1,89 @@
+"""The curves of a model: decoding by batch and context, first token by prompt, memory by context.
+
+`measure_curves` runs in a measuring process, `draw` in the one that asked for them.
+"""
+
+from pathlib import Path
+
+from nestling.bench.figures import Curves
+from nestling.bench.machine import resident_bytes
+from nestling.bench.plan import MAX_BATCH, BenchPlan, longest_context
+from nestling.bench.session import EngineSession
+from nestling.bench.svg import Axis, line_chart
+from nestling.engine.config import EngineConfig
+
+BATCHES = (1, 2, 4, 8, 16, 32, MAX_BATCH)
+FIRST_PROMPT, LAST_PROMPT = 128, 32768
+
+
+def prompt_lengths(most: int) -> tuple[int, ...]:
+    """From 128 by doubling to 32,768, or to `most` if that is less."""
+    most = min(LAST_PROMPT, most)
+    lengths = []
+    length = FIRST_PROMPT
+    while length < most:
+        lengths.append(length)
+        length *= 2
+    return (*lengths, most)
+
+
+def measure_curves(plan: BenchPlan) -> Curves:
+    """Memory is read after each prompt, in ascending order, before any batch has enlarged it."""
+    config = EngineConfig(
+        model=plan.model,
+        num_threads=plan.threads,
+        max_num_seqs=MAX_BATCH,
+        switches_off=plan.switches_off,
+    )
+    session = EngineSession(config)
+    session.first_token(session.random_prompt(16))  # warms up
+    by_context: dict[int, float] = {}
+    first_token_s: dict[int, float] = {}
+    resident: dict[int, int] = {}
+    for length in prompt_lengths(longest_context(session.max_model_len, plan.generate)):
+        decoded = session.decode(1, length, plan.generate)
+        by_context[length] = plan.generate / decoded.phase.seconds
+        first_token_s[length] = decoded.first_token_s
+        resident[length] = resident_bytes()
+    by_batch: dict[int, float] = {}
+    for size in BATCHES:
+        seconds = session.decode(size, plan.context, plan.generate).phase.seconds
+        by_batch[size] = size * plan.generate / seconds
+    return Curves(by_batch, by_context, first_token_s, resident)
+
+
+def draw(curves: Curves, folder: Path, model_id: str, subtitle: str) -> list[Path]:
+    """Write the charts; returns where they are."""
+    charts = {
+        "speed-decode.svg": line_chart(
+            f"{model_id}: decoding",
+            subtitle,
+            Axis("sequences in the batch", is_log=True),
+            Axis("tokens/s, total"),
+            list(curves.decode_tokens_per_s.items()),
+        ),
+        "speed-context.svg": line_chart(
+            f"{model_id}: decoding one sequence",
+            subtitle,
+            Axis("tokens of context", is_log=True),
+            Axis("tokens/s"),
+            list(curves.context_tokens_per_s.items()),
+        ),
+        "speed-first-token.svg": line_chart(
+            f"{model_id}: time to first token",
+            subtitle,
+            Axis("tokens of the prompt", is_log=True),
+            Axis("seconds", is_log=True),
+            list(curves.first_token_s.items()),
+        ),
+        "speed-memory.svg": line_chart(
+            f"{model_id}: resident memory",
+            subtitle,
+            Axis("tokens of context", is_log=True),
+            Axis("MiB"),
+            [(length, size / 2**20) for length, size in curves.resident_bytes.items()],
+        ),
+    }
+    for name, text in charts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in charts]

@@ -1,0 +1,37 @@
+"""The curves of a tiny model: every point is there, and its files come of it."""
+
+from pathlib import Path
+
+import pytest
+
+from nestling.bench.curves import BATCHES, draw, measure_curves, prompt_lengths
+from nestling.bench.plan import BenchPlan
+from tests.weights.tiny_files import random_weights, write_folder
+
+
+@pytest.mark.parametrize(
+    ("most", "lengths"),
+    [
+        (99, (99,)),
+        (128, (128,)),
+        (2047, (128, 256, 512, 1024, 2047)),
+        (32767, (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32767)),
+        (99999, (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)),
+    ],
+)
+def test_prompt_lengths(most: int, lengths: tuple[int, ...]) -> None:
+    assert prompt_lengths(most) == lengths
+
+
+def test_curves_of_a_tiny_model(tmp_path: Path) -> None:
+    """128 tokens of context allow one prompt length beside two steps; all batch sizes run."""
+    write_folder(tmp_path, random_weights())
+    curves = measure_curves(BenchPlan(model=str(tmp_path), threads=1, generate=2, context=3))
+    assert tuple(curves.decode_tokens_per_s) == BATCHES
+    for by_length in (curves.context_tokens_per_s, curves.first_token_s, curves.resident_bytes):
+        assert tuple(by_length) == (124,)
+    files = draw(curves, tmp_path, "tiny", "here, commit <none>")
+    assert len(files) == 4
+    for file in files:
+        assert "tiny: " in file.read_text()
+        assert "commit &lt;none&gt;" in file.read_text()

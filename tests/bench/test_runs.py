@@ -1,0 +1,41 @@
+"""The measuring processes: what they cannot do is told, whatever happens to them."""
+
+import shutil
+import sys
+
+import pytest
+
+from nestling.bench.figures import PhaseTimes
+from nestling.bench.plan import BenchPlan
+from nestling.bench.report import profile_rows
+from nestling.bench.runs import run_bench
+from nestling.errors import EngineError, InvalidRequestError
+
+PLAN = BenchPlan(model="/no/such/model", threads=1, runs=1)
+
+
+def test_a_refusal_keeps_its_words_and_kind() -> None:
+    """A bad model is bad input here too."""
+    with pytest.raises(InvalidRequestError, match="/no/such/model"):
+        run_bench(PLAN, with_profile=False, on_progress=lambda _text: None)
+
+
+def test_a_dead_child_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends without a word, killed perhaps."""
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    told: list[str] = []
+    with pytest.raises(EngineError, match="exit code 1"):
+        run_bench(PLAN, with_profile=False, on_progress=told.append)
+    assert told == ["run 1 of 1: start"]
+
+
+def test_profile_rows_are_milliseconds_a_step() -> None:
+    """A part that a phase lacks took no time there."""
+    header, rows = profile_rows(
+        {
+            "prefill": PhaseTimes(2, {"model": 0.5}),
+            "decode 1": PhaseTimes(4, {"model": 0.1, "sample": 0.002}),
+        }
+    )
+    assert header == ("phase", "steps", "model ms", "sample ms")
+    assert rows == [("prefill", "2", "250.000", "0.000"), ("decode 1", "4", "25.000", "0.500")]
