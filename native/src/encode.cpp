@@ -1,6 +1,5 @@
 #include "nestling/encode.h"
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -28,8 +27,10 @@ void encode_q8_0(const float* values, std::uint8_t* out) {
     float code = values[i] * inverse;
     code = code < 127.0f ? code : 127.0f;  // what is no number, too
     code = code > -127.0f ? code : -127.0f;
-    const float rounded = std::trunc(code + (code < 0.0f ? -0.5f : 0.5f));
-    out[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(rounded));
+    const int whole = static_cast<int>(code);
+    const float rest = code - static_cast<float>(whole);  // exact, unlike code + 0.5
+    const int step = rest >= 0.5f ? 1 : rest <= -0.5f ? -1 : 0;
+    out[2 + i] = static_cast<std::uint8_t>(whole + step);
   }
 }
 

@@ -83,6 +83,7 @@ def test_encoded_rows_equal_the_library(dtype: str, scale: float) -> None:
     values = rng.standard_normal((300, 512), dtype=np.float32).clip(-1, 1) * np.float32(scale)
     values[7], values[8, ::2], values[9] = 0, 0, values[9, 0]
     values[10] = np.arange(512) * scale / 512  # codes half-way between two
+    values[11, :4] = 127, 0.5, np.nextafter(np.float32(0.5), np.float32(0)), -2.5
     expected = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
     actual = encode_rows(values, dtype, ThreadPool(3))
     np.testing.assert_array_equal(actual, expected.view(np.uint8))

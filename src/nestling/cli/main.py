@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from nestling.errors import NestlingError
 
-COMMANDS = ("serve", "chat", "keys", "models", "doctor")
+COMMANDS = ("serve", "chat", "keys", "models", "quantize", "doctor")
 
 
 class _Commands(TyperGroup):

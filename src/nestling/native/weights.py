@@ -29,9 +29,7 @@ def decode_rows(
     return _core.decode_rows(data, dtype, row_size, index)
 
 
-def encode_rows(
-    values: NDArray[np.float32], dtype: str, pool: ThreadPool
-) -> NDArray[np.uint8]:
+def encode_rows(values: NDArray[np.float32], dtype: str, pool: ThreadPool) -> NDArray[np.uint8]:
     """[num_rows, row_bytes]: `values` [num_rows, row_size] as F32, F16, Q8_0 or Q4_0.
 
     The bytes are those of the `gguf` library for finite values. Raises ValueError on another type
