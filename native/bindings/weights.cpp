@@ -12,6 +12,7 @@
 #include <string>
 
 #include "arrays.h"
+#include "nestling/encode.h"
 #include "nestling/matrix.h"
 #include "nestling/stored.h"
 #include "nestling/thread_pool.h"
@@ -30,8 +31,7 @@ StoredMatrix stored_matrix(const AnyArray& data, const std::string& dtype, std::
       checked<std::uint8_t, 1>(data, "data: expected uint8 [num_bytes]"));
   stored.row_size = row_size;
   const std::size_t elements = block_elements(stored.type);
-  if (row_size == 0 || row_size % elements != 0 ||
-      row_size > (std::size_t{1} << 44)) {
+  if (row_size == 0 || row_size % elements != 0 || row_size > (std::size_t{1} << 44)) {
     throw nb::value_error(("row_size: expected a multiple of the " + std::to_string(elements) +
                            " elements of a block, got " + std::to_string(row_size))
                               .c_str());
@@ -63,6 +63,34 @@ nb::ndarray<nb::numpy, float> decode_rows(const AnyArray& data, const std::strin
     for (std::size_t i = 0; i < count; ++i) {
       decode_row(stored, static_cast<std::size_t>(rows[i]), out.data() + i * row_size);
     }
+  }
+  return std::move(out).release();
+}
+
+nb::ndarray<nb::numpy, std::uint8_t> encode_rows(const AnyArray& values, const std::string& dtype,
+                                                 ThreadPool& pool) {
+  const auto* data = checked<float, 2>(values, "values: expected float32 [num_rows, row_size]");
+  const StoredType type = stored_type_of(dtype);
+  const std::size_t num_rows = values.shape(0);
+  const std::size_t row_size = values.shape(1);
+  if (row_size % block_elements(type) != 0) {
+    throw nb::value_error(("values: expected rows of a multiple of " +
+                           std::to_string(block_elements(type)) + " elements, got " +
+                           shape_text(values))
+                              .c_str());
+  }
+  const std::size_t row_bytes = row_size / block_elements(type) * block_bytes(type);
+  NewArray<std::uint8_t, 2> out({num_rows, row_bytes});
+  auto* const bytes = reinterpret_cast<std::byte*>(out.data());
+  {
+    const nb::gil_scoped_release release;
+    pool.parallel_for(num_rows, (std::size_t{1} << 16) / (row_size + 1) + 1,
+                      [&](std::size_t begin, std::size_t end) {
+                        for (std::size_t row = begin; row < end; ++row) {
+                          encode_row(type, data + row * row_size, row_size,
+                                     bytes + row * row_bytes);
+                        }
+                      });
   }
   return std::move(out).release();
 }
@@ -132,6 +160,7 @@ void bind_packed(nb::module_& module, const char* name) {
 
 void bind_weights(nb::module_& module) {
   module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a);
+  module.def("encode_rows", &encode_rows, "values"_a, "dtype"_a, "pool"_a);
   bind_packed<Matrix>(module, "Matrix");
   bind_packed<RowMatrix>(module, "RowMatrix");
   bind_packed<ColumnMatrix>(module, "ColumnMatrix");

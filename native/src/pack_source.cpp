@@ -7,6 +7,7 @@
 #include <string>
 
 #include "half.h"
+#include "quantize.h"
 #include "stored_blocks.h"
 #include "stored_decode.h"
 
@@ -42,16 +43,6 @@ void move_groups(const StoredMatrix& stored, std::size_t row, std::size_t begin,
   }
 }
 
-// Orders values by size, NaN above infinity.
-std::int32_t size_bits(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
-
-// The largest size of a value; NaN if one is NaN.
-float largest_size(const float* values) {
-  std::int32_t largest = 0;
-  for (std::size_t i = 0; i < kGroup; ++i) largest = std::max(largest, size_bits(values[i]));
-  return std::bit_cast<float>(largest);
-}
-
 // Symmetric in -127..127, rounded by the scale that is kept. Not finite: so is every weight.
 void quantize_q8(const float* values, Group& group) {
   group.scale = half_of_float(largest_size(values) / 127.0f);
@@ -70,23 +61,10 @@ void quantize_q8(const float* values, Group& group) {
   std::memcpy(group.codes, codes, sizeof(codes));
 }
 
-// As GGML quantises to Q4_0: the value of the largest size becomes code 0.
 void quantize_q4(const float* values, Group& group) {
-  float extreme = 0.0f;
-  for (std::size_t i = 0; i < kGroup; ++i) {
-    if (size_bits(values[i]) > size_bits(extreme)) extreme = values[i];
-  }
-  const float scale = extreme / -8.0f;
-  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  group.scale = half_of_float(scale);
-  group.min = 0;
   alignas(16) Codes codes;
-  for (std::size_t i = 0; i < kGroup; ++i) {
-    float code = values[i] * inverse + 8.5f;
-    code = code > 0.0f ? code : 0.0f;  // what is no number becomes 0
-    code = code < 15.0f ? code : 15.0f;
-    codes[i] = static_cast<std::int8_t>(code);
-  }
+  group.scale = half_of_float(quantize_as_q4_0(values, codes));
+  group.min = 0;
   std::memcpy(group.codes, codes, sizeof(codes));
 }
 

@@ -1,9 +1,11 @@
 """Stored rows against the `gguf` library, bit for bit."""
 
+import gguf
 import numpy as np
 import pytest
 
-from nestling.native.weights import decode_rows
+from nestling.native.threads import ThreadPool
+from nestling.native.weights import decode_rows, encode_rows
 from tests.native.stored_blocks import TYPES, block_layout, library_values, random_bytes
 
 EXTREME = np.array(
@@ -72,3 +74,24 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=reason):
         decode_rows(np.zeros(num_bytes, np.uint8), dtype, row_size, np.array([index]))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 0.02, 1.0, 60_000.0])
+def test_encoded_rows_equal_the_library(dtype: str, scale: float) -> None:
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal((300, 512), dtype=np.float32).clip(-1, 1) * np.float32(scale)
+    values[7], values[8, ::2], values[9] = 0, 0, values[9, 0]
+    values[10] = np.arange(512) * scale / 512  # codes half-way between two
+    values[11, :4] = 127, 0.5, np.nextafter(np.float32(0.5), np.float32(0)), -2.5
+    expected = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
+    actual = encode_rows(values, dtype, ThreadPool(3))
+    np.testing.assert_array_equal(actual, expected.view(np.uint8))
+
+
+def test_bad_arguments_of_encode_rows_are_named() -> None:
+    pool = ThreadPool(1)
+    with pytest.raises(ValueError, match="values: expected rows of a multiple of 32 elements"):
+        encode_rows(np.zeros((1, 16), np.float32), "Q4_0", pool)
+    with pytest.raises(ValueError, match="dtype: expected F32, F16, Q8_0 or Q4_0"):
+        encode_rows(np.zeros((1, 256), np.float32), "Q4_K", pool)

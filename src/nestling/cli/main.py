@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from nestling.errors import NestlingError
 
-COMMANDS = ("serve", "chat", "keys", "models", "doctor", "bench")
+COMMANDS = ("serve", "chat", "keys", "models", "quantize", "bench", "doctor")
 
 
 class _Commands(TyperGroup):

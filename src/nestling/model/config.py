@@ -208,6 +208,10 @@ def config_from_gguf(
     per_layer_rows = _rows("embed_tokens_per_layer.weight", tensor_shapes, path)
     if per_layer_rows == _PADDED_VOCAB_SIZE:
         per_layer_rows = _TEXT_VOCAB_SIZE
+    # Nestling's own files are padded alike and say how many rows are meant.
+    per_layer_rows = fields.integer(
+        "vocab_size_per_layer_input", maximum=per_layer_rows, default=per_layer_rows
+    )
     config = Gemma3nTextConfig(
         vocab_size=vocab_size,
         vocab_size_per_layer_input=per_layer_rows,

@@ -91,6 +91,7 @@ class ColumnMatrix:
 def decode_rows(
     data: NDArray[np.uint8], dtype: str, row_size: int, index: NDArray[np.int64]
 ) -> NDArray[np.float32]: ...
+def encode_rows(values: NDArray[np.float32], dtype: str, pool: ThreadPool) -> NDArray[np.uint8]: ...
 def sample(
     logits: NDArray[np.float32],
     *,

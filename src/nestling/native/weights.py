@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from nestling.native import _core
 from nestling.native._core import ColumnMatrix, Matrix, RowMatrix
+from nestling.native.threads import ThreadPool
 
-__all__ = ["ColumnMatrix", "Matrix", "RowMatrix", "decode_rows"]
+__all__ = ["ColumnMatrix", "Matrix", "RowMatrix", "decode_rows", "encode_rows"]
 
 
 def decode_rows(
@@ -26,3 +27,12 @@ def decode_rows(
     that are not whole rows, IndexError on a row that is not there.
     """
     return _core.decode_rows(data, dtype, row_size, index)
+
+
+def encode_rows(values: NDArray[np.float32], dtype: str, pool: ThreadPool) -> NDArray[np.uint8]:
+    """[num_rows, row_bytes]: `values` [num_rows, row_size] as F32, F16, Q8_0 or Q4_0.
+
+    The bytes are those of the `gguf` library for finite values. Raises ValueError on another type
+    or on rows that are not whole blocks.
+    """
+    return _core.encode_rows(values, dtype, pool)

@@ -46,6 +46,9 @@ _LAYER = {
     "proj.weight": "per_layer_projection.weight",
     "post_norm.weight": "post_per_layer_input_norm.weight",
 }
+_CHECKPOINT_LAYER = re.compile(r"layers\.([0-9]+)\.(.+)", re.ASCII)
+_GLOBAL_BACK = {name: gguf for gguf, name in _GLOBAL.items()}
+_LAYER_BACK = {name: gguf for gguf, name in _LAYER.items()}
 _BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.(.+)", re.ASCII)
 
 
@@ -55,6 +58,18 @@ def checkpoint_name(gguf_name: str) -> str | None:
         suffix = _LAYER.get(match[2])
         return None if suffix is None else f"layers.{match[1]}.{suffix}"
     return _GLOBAL.get(gguf_name) or _STACKED.get(gguf_name)
+
+
+def gguf_name(name: str) -> str:
+    """GGUF's name of a tensor of the decoder that is not part of a stack."""
+    if match := _CHECKPOINT_LAYER.fullmatch(name):
+        return f"blk.{match[1]}.{_LAYER_BACK[match[2]]}"
+    return _GLOBAL_BACK[name]
+
+
+def stacks() -> dict[str, str]:
+    """GGUF's name of each stack of matrices -> the pattern of its parts' names, with `{}`."""
+    return dict(_STACKED)
 
 
 def rename_all(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -91,7 +91,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, object], path: Path) -> Vocabula
     `tokens` may be strings or UTF-8 bytes. Raises ModelFileError naming the key at fault.
     """
     kind = metadata.get("tokenizer.ggml.model")
-    if kind is None:
+    if kind in (None, "none"):
         return None
     if kind != "llama":
         raise ModelFileError(
