@@ -27,11 +27,11 @@ from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.config import EngineConfig, EngineKind
 from nestling.engine.in_process import InProcessEngine
 from nestling.engine.messages import SamplingParams, Stats, Submit, TokenLogprobs
-from nestling.engine.runner import DecoderRunner, load_runner
+from nestling.engine.runner import ModelRunner, load_runner
 from nestling.errors import EngineError, InvalidRequestError, ModelFileError
-from nestling.model.kernels import WeightDtype
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
+from nestling.weights.packing import WeightDtype
 
 T = TypeVar("T")
 Messages = Sequence[ChatMessage | Mapping[str, str]]
@@ -91,7 +91,7 @@ class LLM:
             prefix_caching=prefix_caching,
             switches_off=switches_off,
         )
-        self._runner: DecoderRunner = load_runner(config)
+        self._runner: ModelRunner = load_runner(config)
         self._engine = InProcessEngine(config, load=lambda _config: self._runner)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nestling.errors import SettingsError
-from nestling.model.kernels import WeightDtype
+from nestling.weights.packing import WeightDtype
 
 EngineKind = Literal["native", "reference"]
 KVCacheDtype = Literal["auto", "float16", "float32"]
 
 GIB = 1 << 30
-SWITCHES: tuple[str, ...] = ()
+SWITCHES: tuple[str, ...] = ("prefill_skip", "sparse_feed_forward")
 """Names of the engine's optimisations that can be switched off one by one."""
 
 

@@ -178,8 +178,13 @@ class EngineLoop:
             num_preemptions=self._num_preemptions,
             num_prefix_hits=self._kv.num_prefix_hits,
             num_cached_tokens=self._kv.num_cached_tokens,
-            part_seconds=self._times.seconds(),
+            part_seconds=self._part_seconds(),
         )
+
+    def _part_seconds(self) -> dict[str, float]:
+        """The loop's own parts, and those of the model within its part."""
+        within = {f"model.{name}": s for name, s in self._runner.part_seconds().items()}
+        return self._times.seconds() | within
 
     # --- one step --------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from nestling.native.threads import ThreadPool
 PackedWeight = Any
 """What the same kernels' `pack` returned; nobody else looks inside."""
 Slots = NDArray[np.int64]
-WeightDtype = Literal["auto", "float32", "bfloat16"]
+WeightDtype = Literal["auto", "float32", "bfloat16"]  # tmp
 
 
 class Kernels(Protocol):

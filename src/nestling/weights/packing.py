@@ -3,7 +3,7 @@
 Matrices are packed from the mapped file without a float copy; the embedding tables stay mapped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import LayerShape
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import ColumnMatrix, Matrix, RowMatrix
+from nestling.weights.mapped_file import release
 from nestling.weights.stored_tensor import StoredTensors
 
 WeightDtype = Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"]
@@ -75,10 +76,17 @@ def pack_weights(
         packed_format = _format(name, dtype_in_file, data, dtype)
         packed = kind.pack(data, dtype_in_file, shape[1], pool, packed_format)
         weights["lm_head.weight" if name == _HEAD else name] = packed
+        release(data)
     for i in range(config.num_hidden_layers):  # absent where the model has no such scale
         scale = f"layers.{i}.altup.correct_output_scale"
         weights.setdefault(scale, np.ones(config.hidden_size, np.float32))
     return weights
+
+
+def is_quantized(weights: Mapping[str, Any]) -> bool:
+    """Whether a matrix among the packed weights has groups with scales."""
+    matrices = (w for w in weights.values() if isinstance(w, Matrix))
+    return any(matrix.format in ("q4", "q8") for matrix in matrices)
 
 
 def core_config(config: Gemma3nTextConfig) -> dict[str, float]:

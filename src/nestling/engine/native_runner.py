@@ -1,0 +1,128 @@
+"""The C++ core behind the engine loop: packed weights, a paged KV cache, one call a step."""
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.engine.cache_size import num_cache_blocks
+from nestling.engine.config import EngineConfig
+from nestling.engine.shape import cache_shape, check_token_ids, num_usable_cores
+from nestling.model.batch import ForwardBatch
+from nestling.model.kv_cache import KVDtype
+from nestling.native.gemma3n import Gemma3n, KvCache
+from nestling.native.threads import ThreadPool
+from nestling.weights.checkpoint import Checkpoint
+from nestling.weights.packing import core_config, core_layers, is_quantized, pack_weights
+
+NATIVE_MAX_ROWS = 512
+"""Rows of one step: enough for the weights to be read far less often than they are used."""
+_SCORE_BLOCK_SIZE = 16
+
+
+class NativeRunner:
+    """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`)."""
+
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        model = checkpoint.config
+        self._config = model
+        self._lock = threading.Lock()
+        """The core computes one batch at a time."""
+        pool = ThreadPool(config.num_threads or num_usable_cores())
+        weights = pack_weights(
+            model,
+            checkpoint.tensors,
+            pool,
+            config.dtype,
+            sparse_feed_forward="sparse_feed_forward" not in config.switches_off,
+        )
+        self.kv_dtype = _kv_dtype(config, is_quantized(weights))
+        shape = cache_shape(config, model, self.kv_dtype, NATIVE_MAX_ROWS)
+        self.num_blocks, self.num_sliding_blocks = num_cache_blocks(config, shape)
+        self._core = Gemma3n(
+            core_config(model),
+            core_layers(model),
+            weights,
+            pool,
+            max_rows=shape.max_rows,
+            max_model_len=shape.max_model_len,
+            prefill_skip="prefill_skip" not in config.switches_off,
+        )
+        self._cache = self._new_cache(config.block_size, self.num_blocks, self.num_sliding_blocks)
+        self.vocab_size = model.vocab_size
+        self.num_text_tokens = model.num_text_tokens
+        self.sliding_window = model.sliding_window
+        self.max_model_len = shape.max_model_len
+        self.block_size = config.block_size
+        self.max_rows = shape.max_rows
+
+    @property
+    def weight_bytes_per_token(self) -> int:
+        """Bytes of weights that one decoded token reads, embedding tables left out."""
+        return round(self._core.weight_bytes_per_token())
+
+    def part_seconds(self) -> dict[str, float]:
+        """Seconds of the forward passes by part, since the start."""
+        times = self._core.times()
+        del times["total_s"]  # the loop times the whole
+        return {name[:-2]: value for name, value in times.items() if name.endswith("_s")}
+
+    def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
+        """f32 [num_logit_rows, num_text_tokens]; media ids have no logits that could be chosen."""
+        with self._lock:
+            return self._step(batch, self._cache, self.num_text_tokens)
+
+    def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """f32 [num_tokens, vocab_size]: logits of every position, in a cache of their own.
+
+        Callable from any thread beside `execute`. Raises InvalidRequestError for ids or lengths
+        that the model does not take.
+        """
+        check_token_ids(token_ids, self.vocab_size, self.max_model_len)
+        num_tokens = len(token_ids)
+        num_blocks = -(-num_tokens // _SCORE_BLOCK_SIZE)
+        cache = self._new_cache(_SCORE_BLOCK_SIZE, num_blocks, num_blocks)
+        table = np.arange(num_blocks, dtype=np.int32)[None, :]
+        logits = np.empty((num_tokens, self.vocab_size), np.float32)
+        for begin in range(0, num_tokens, self.max_rows):
+            positions = np.arange(begin, min(begin + self.max_rows, num_tokens), dtype=np.int32)
+            batch = ForwardBatch(
+                input_ids=token_ids[positions],
+                positions=positions,
+                query_start_loc=np.asarray((0, len(positions)), np.int32),
+                block_size=_SCORE_BLOCK_SIZE,
+                full_block_table=table,
+                sliding_block_table=table,
+                logit_rows=np.arange(len(positions), dtype=np.int32),
+            )
+            with self._lock:
+                logits[positions] = self._step(batch, cache, self.vocab_size)
+        return logits
+
+    def _step(self, batch: ForwardBatch, cache: KvCache, num_logits: int) -> NDArray[np.float32]:
+        return self._core.step(
+            cache,
+            input_ids=batch.input_ids,
+            positions=batch.positions,
+            query_start_loc=batch.query_start_loc,
+            full_block_table=batch.full_block_table,
+            sliding_block_table=batch.sliding_block_table,
+            logit_rows=batch.logit_rows,
+            num_logits=num_logits,
+        )
+
+    def _new_cache(self, block_size: int, num_full: int, num_sliding: int) -> KvCache:
+        return KvCache(
+            self._core,
+            block_size=block_size,
+            num_full_blocks=num_full,
+            num_sliding_blocks=num_sliding,
+            is_float16=self.kv_dtype == "float16",
+        )
+
+
+def _kv_dtype(config: EngineConfig, has_quantized_weights: bool) -> KVDtype:
+    """Half precision where the weights have less than that anyway."""
+    if config.kv_dtype != "auto":
+        return config.kv_dtype
+    return "float16" if has_quantized_weights else "float32"
