@@ -699,8 +699,13 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
   Activations& act = ws_.ffn_act;
   // Pieces are whole groups of 32 neurons: two tiles.
   const std::size_t num_pairs = (num_tiles + 1) / 2;
-  const std::size_t grain = std::clamp<std::size_t>(tiles_at_once(num_tiles) / 2, 1,
-                                                    kFeedForwardTiles / 2);
+  // As many as the scratch takes: kFeedForwardRows rows of kFeedForwardTiles tiles, or fewer rows of
+  // more.
+  const std::size_t most_tiles = num_rows_ > kPanelRows
+                                     ? kFeedForwardTiles
+                                     : kFeedForwardRows * kFeedForwardTiles / kPanelRows;
+  const std::size_t grain =
+      std::clamp<std::size_t>(tiles_at_once(num_tiles) / 2, 1, most_tiles / 2);
   pool_.parallel_for(num_pairs, grain, [&](std::size_t begin, std::size_t end,
                                            std::size_t thread) {
     const std::size_t tile_begin = 2 * begin;
