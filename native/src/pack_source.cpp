@@ -48,17 +48,18 @@ void quantize_q8(const float* values, Group& group) {
   group.scale = half_of_float(largest_size(values) / 127.0f);
   group.min = 0;
   const float scale = float_of_half(group.scale);
-  const float divisor = scale > 0.0f ? scale : 1.0f;
-  alignas(16) Codes codes;
+  const bool is_zero = !(scale > 0.0f);
+  alignas(16) std::int32_t codes[kGroup];
   for (std::size_t i = 0; i < kGroup; ++i) {
-    float code = values[i] / divisor;
+    float code = is_zero ? 0.0f : values[i] / scale;
     code = code < 127.0f ? code : 127.0f;
     code = code > -127.0f ? code : -127.0f;
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the sum's last bit is worth 1
-    const float rounded = (code + kRound) - kRound;
-    codes[i] = static_cast<std::int8_t>(scale > 0.0f ? rounded : 0.0f);
+    codes[i] = std::bit_cast<std::int32_t>(code + kRound) - std::bit_cast<std::int32_t>(kRound);
   }
-  std::memcpy(group.codes, codes, sizeof(codes));
+  Codes narrow;
+  for (std::size_t i = 0; i < kGroup; ++i) narrow[i] = static_cast<std::int8_t>(codes[i]);
+  std::memcpy(group.codes, narrow, sizeof(narrow));
 }
 
 void quantize_q4(const float* values, Group& group) {
