@@ -3,6 +3,7 @@
 
 #include "nestling/matrix.h"
 #include "pack_source.h"
+#include "transpose.h"
 
 namespace nestling {
 
@@ -25,26 +26,35 @@ struct ColumnPlanes {
 // Bytes of the panel's outputs, one after another in each of 32 columns.
 using Panel = std::uint8_t[kGroup][kPanelRows];
 
-std::uint8_t code_of(const Group& group, std::size_t column) {
-  return static_cast<std::uint8_t>(group.codes[column / 8] >> (8 * (column % 8)));
+// Codes of 16 columns, the first or the last of the group.
+SixteenBytes codes_of(const Group& group, std::size_t first) {
+  return load_bytes(group.codes + first / 8);
+}
+
+void store_turned(SixteenBytes (&rows)[16], Panel& panel, std::size_t column, std::size_t at) {
+  transpose_bytes(rows);
+  for (std::size_t i = 0; i < 16; ++i) std::memcpy(&panel[column + i][at], &rows[i], 16);
 }
 
 void fill_q4(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Panel& panel) {
   for (std::size_t out = 0; out < kPanelRows; out += 32) {
-    for (std::size_t b = 0; b < 16; ++b) {
-      for (std::size_t column = 0; column < kGroup; ++column) {
-        const int low = code_of(groups[out + b][g], column);
-        const int high = code_of(groups[out + 16 + b][g], column);
-        panel[column][out / 2 + b] = static_cast<std::uint8_t>(low | high << 4);
+    for (std::size_t column = 0; column < kGroup; column += 16) {
+      SixteenBytes rows[16];
+      for (std::size_t b = 0; b < 16; ++b) {
+        rows[b] = codes_of(groups[out + b][g], column) | codes_of(groups[out + 16 + b][g], column)
+                                                             << 4;
       }
+      store_turned(rows, panel, column, out / 2);
     }
   }
 }
 
 void fill_q8(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Panel& panel) {
-  for (std::size_t out = 0; out < kPanelRows; ++out) {
-    for (std::size_t column = 0; column < kGroup; ++column) {
-      panel[column][out] = code_of(groups[out][g], column);
+  for (std::size_t out = 0; out < kPanelRows; out += 16) {
+    for (std::size_t column = 0; column < kGroup; column += 16) {
+      SixteenBytes rows[16];
+      for (std::size_t b = 0; b < 16; ++b) rows[b] = codes_of(groups[out + b][g], column);
+      store_turned(rows, panel, column, out);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -43,22 +44,30 @@ void move_groups(const StoredMatrix& stored, std::size_t row, std::size_t begin,
   }
 }
 
+// The nearest whole number to a value below 2^22, ties to even.
+std::int32_t rounded(float value) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum's last bit is worth 1
+  return std::bit_cast<std::int32_t>(value + kShift) - std::bit_cast<std::int32_t>(kShift);
+}
+
 // Symmetric in -127..127, rounded by the scale that is kept. Not finite: so is every weight.
 void quantize_q8(const float* values, Group& group) {
   group.scale = half_of_float(largest_size(values) / 127.0f);
   group.min = 0;
   const float scale = float_of_half(group.scale);
-  const float divisor = scale > 0.0f ? scale : 1.0f;
-  alignas(16) Codes codes;
-  for (std::size_t i = 0; i < kGroup; ++i) {
-    float code = values[i] / divisor;
-    code = code < 127.0f ? code : 127.0f;
-    code = code > -127.0f ? code : -127.0f;
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the sum's last bit is worth 1
-    const float rounded = (code + kRound) - kRound;
-    codes[i] = static_cast<std::int8_t>(scale > 0.0f ? rounded : 0.0f);
+  alignas(16) std::int32_t codes[kGroup] = {};
+  if (scale >= 0x1p-14f && scale <= 65504.0f) {  // rounded by 2^-11 at most: no code exceeds 127
+    for (std::size_t i = 0; i < kGroup; ++i) codes[i] = rounded(values[i] / scale);
+  } else if (scale > 0.0f && scale <= 65504.0f) {
+    for (std::size_t i = 0; i < kGroup; ++i) {
+      codes[i] = rounded(std::clamp(values[i] / scale, -127.0f, 127.0f));
+    }
+  } else if (scale > 0.0f) {  // infinite
+    std::fill(std::begin(codes), std::end(codes), 127);
   }
-  std::memcpy(group.codes, codes, sizeof(codes));
+  alignas(16) Codes narrow;
+  for (std::size_t i = 0; i < kGroup; ++i) narrow[i] = static_cast<std::int8_t>(codes[i]);
+  std::memcpy(group.codes, narrow, sizeof(narrow));
 }
 
 void quantize_q4(const float* values, Group& group) {

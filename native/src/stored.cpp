@@ -86,19 +86,28 @@ void decode_q3_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out)
   }
 }
 
+// Codes of 128 weights: 4 low bits from 64 bytes, 2 high bits from 32.
+void codes_of_q6_k(const std::uint8_t* low, const std::uint8_t* high, std::uint8_t* codes) {
+  const auto code = [](int low_bits, int high_bits) {
+    return static_cast<std::uint8_t>(low_bits | (high_bits & 3) << 4);
+  };
+  for (int i = 0; i < 32; ++i) codes[i] = code(low[i] & 15, high[i]);
+  for (int i = 0; i < 32; ++i) codes[32 + i] = code(low[32 + i] & 15, high[i] >> 2);
+  for (int i = 0; i < 32; ++i) codes[64 + i] = code(low[i] >> 4, high[i] >> 4);
+  for (int i = 0; i < 32; ++i) codes[96 + i] = code(low[32 + i] >> 4, high[i] >> 6);
+}
+
 void decode_q6_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out) {
   for (std::size_t b = 0; b < num_blocks; ++b, blocks += 210, out += 256) {
+    alignas(16) std::uint8_t codes[256];
+    codes_of_q6_k(blocks, blocks + 128, codes);
+    codes_of_q6_k(blocks + 64, blocks + 160, codes + 128);
     const float scale = load_half(blocks + 208);
     for (std::size_t group = 0; group < 16; ++group) {
       const auto factor = static_cast<std::int8_t>(blocks[192 + group]);
       const float group_scale = scale * static_cast<float>(factor);
-      const std::size_t half = group / 8;
-      const std::size_t quarter = group / 2 % 4;
-      const std::uint8_t* low = blocks + 64 * half + 32 * (quarter % 2) + 16 * (group % 2);
-      const std::uint8_t* high = blocks + 128 + 32 * half + 16 * (group % 2);
-      for (std::size_t i = 0; i < 16; ++i) {
-        const int code = (low[i] >> (4 * (quarter / 2)) & 15) | (high[i] >> (2 * quarter) & 3) << 4;
-        out[16 * group + i] = group_scale * static_cast<float>(code - 32);
+      for (std::size_t i = 16 * group; i < 16 * group + 16; ++i) {
+        out[i] = group_scale * static_cast<float>(codes[i] - 32);
       }
     }
   }

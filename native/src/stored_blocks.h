@@ -118,9 +118,10 @@ struct KBlock {
   // Two groups share 32 bytes: the even one has their low nibbles.
   static void nibbles(const std::uint8_t* quants, std::size_t group, std::int8_t* codes) {
     const std::uint8_t* bytes_of_pair = quants + 32 * (group / 2);
-    const int shift = group % 2 == 0 ? 0 : 4;
-    for (int i = 0; i < 32; ++i) {
-      codes[i] = static_cast<std::int8_t>(bytes_of_pair[i] >> shift & 15);
+    if (group % 2 == 0) {  // two loops: shifts by a constant become vectors of bytes
+      for (int i = 0; i < 32; ++i) codes[i] = static_cast<std::int8_t>(bytes_of_pair[i] & 15);
+    } else {
+      for (int i = 0; i < 32; ++i) codes[i] = static_cast<std::int8_t>(bytes_of_pair[i] >> 4);
     }
   }
 };
@@ -135,8 +136,10 @@ struct Q5KBlock : KBlock<176> {
   static void codes(const std::uint8_t* block, std::size_t group, std::int8_t* codes) {
     const std::uint8_t* high = block + 16;
     nibbles(block + 48, group, codes);
+    const auto bit = static_cast<std::uint8_t>(1 << group);
     for (int i = 0; i < 32; ++i) {
-      codes[i] = static_cast<std::int8_t>(codes[i] | (high[i] >> group & 1) << 4);
+      const bool is_set = (high[i] & bit) != 0;
+      codes[i] = static_cast<std::int8_t>(codes[i] | (is_set ? 16 : 0));
     }
   }
 };
