@@ -26,6 +26,9 @@ constexpr std::size_t kDecodedChunks = 4;
 constexpr std::size_t kRowsToDecodeFor = 24; // from here on columns serve more than one row
 constexpr std::size_t kSlice = 512;          // outputs that one thread adds up for few rows
 constexpr std::size_t kHeadTiles = 16;
+// In the first layers, which all others build upon, the inputs of attention and of the gate are
+// wide: on random 25-layer models that lowers the divergence from float32 by eight times.
+constexpr std::size_t kWideLayers = 5;
 
 using Clock = std::chrono::steady_clock;
 
@@ -108,6 +111,7 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
     marks_stride = (intermediate + kChunk - 1) / kChunk + 1;
     live_marks = Array<std::uint32_t>(rows * marks_stride);
     dot_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
+    dot_low_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
     dot_scales = Array<float>(rows * (ffn_in.padded_in / kGroup));
     dot_sums = Array<float>(rows * (ffn_in.padded_in / kGroup));
   }
@@ -202,7 +206,8 @@ class Gemma3n::Step {
   void linear(const Matrix& weight, const Rows& x, std::size_t tile_begin, std::size_t tile_end,
               float* out, std::size_t out_stride);
   void quantize(Activations& x, std::size_t row) {
-    kernels_.quantize(x.row(row), x.stride, row, x.padded_in, x.bytes.data(), x.groups.data());
+    kernels_.quantize(x.row(row), x.stride, row, x.padded_in, x.bytes.data(),
+                      x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data());
   }
   float inverse_rms(float sum_squares, std::size_t size) const {
     return 1.0f /
@@ -434,6 +439,9 @@ void Gemma3n::Step::fill_rope() {
 // AltUp's prediction, the heads; keys and values into the cache.
 void Gemma3n::Step::enter(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
+  for (Activations* inputs : {&ws_.normed, &ws_.attended, &ws_.ffn_in}) {
+    inputs->is_wide = model_.switches_.wide_activations && layer < kWideLayers;
+  }
   {
     const PartTimer timer(times_.altup);
     for_rows([&](std::size_t row) { enter_row(layer, row); });
@@ -675,6 +683,9 @@ void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
     const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
     kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.ffn_in.padded_in,
                           ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
+                          ws_.ffn_in.is_wide
+                              ? ws_.dot_low_bytes.data() + row * ws_.ffn_in.padded_in
+                              : nullptr,
                           ws_.dot_scales.data() + row * groups,
                           ws_.dot_sums.data() + row * groups);
   }
@@ -723,7 +734,7 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
         kernels_.gelu_times(gates + r * width, ups + r * width, width);
         if (to_bytes) {
           kernels_.quantize(gates + r * width, width, row + r, act.padded_in,
-                            act.bytes.data() + tile_begin * kTile * kPanelRows,
+                            act.bytes.data() + tile_begin * kTile * kPanelRows, nullptr,
                             act.groups.data() + begin * kPanelRows);
         } else {
           std::memcpy(act.row(row + r) + tile_begin * kTile, gates + r * width,
@@ -773,7 +784,9 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
   const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
   pool_.parallel_for(num_chunks, kUpChunks, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = 0; row < num_rows_; ++row) {
-      const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
+      const std::size_t at = row * ws_.ffn_in.padded_in;
+      const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + at,
+                     ws_.ffn_in.is_wide ? ws_.dot_low_bytes.data() + at : nullptr,
                      ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups};
       const std::uint32_t* indices = ws_.live_indices.data() + row * index_stride;
       float* values = ws_.gate.row(row);
@@ -838,7 +851,7 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
     }
     if (to_bytes) {
       kernels_.quantize(up, ws_.up.stride, row, ws_.ffn_act.padded_in, ws_.ffn_act.bytes.data(),
-                        ws_.ffn_act.groups.data());
+                        nullptr, ws_.ffn_act.groups.data());
     } else {
       std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.stride * sizeof(float));
     }

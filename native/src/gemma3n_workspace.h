@@ -34,12 +34,17 @@ struct Activations {
         padded_in((in_features + 127) / 128 * 128),
         floats(has_floats ? num_rows * stride : 0),
         bytes((num_rows + kPanelRows) * padded_in),
+        low_bytes((num_rows + kPanelRows) * padded_in),
         groups((num_rows + kPanelRows) * (padded_in / kGroup)) {}
 
   float* row(std::size_t index) { return floats.data() + index * stride; }
   Rows from(std::size_t index) const {
-    return {floats.data() + index * stride, stride, bytes.data() + index * padded_in,
-            groups.data() + index * (padded_in / kGroup), padded_in};
+    return {.floats = floats.data() + index * stride,
+            .stride = stride,
+            .bytes = bytes.data() + index * padded_in,
+            .low_bytes = is_wide ? low_bytes.data() + index * padded_in : nullptr,
+            .groups = groups.data() + index * (padded_in / kGroup),
+            .padded_in = padded_in};
   }
 
   std::size_t size = 0;
@@ -47,7 +52,9 @@ struct Activations {
   std::size_t padded_in = 0;
   Array<float> floats;
   Array<std::int8_t> bytes;
+  Array<std::int8_t> low_bytes;
   Array<GroupScale> groups;
+  bool is_wide = false;  // whether the bytes in it have low bytes
 };
 
 // Plain float results [row][stride].
@@ -90,6 +97,7 @@ struct Gemma3n::Workspace {
   Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see sparse_feed_forward
   std::size_t marks_stride = 0;
   Array<std::int8_t> dot_bytes;       // [row][padded_in of hidden]
+  Array<std::int8_t> dot_low_bytes;
   Array<float> dot_scales, dot_sums;  // [row][groups]
   Outputs ffn_out;
   Activations gate_in;    // of the per-layer input gate

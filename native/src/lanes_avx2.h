@@ -13,6 +13,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kMostRows = 4;  // their integer sums take 8 of the 16 registers
+  static constexpr int kMostWideRows = 4;
   static constexpr std::int32_t kByteBias = 0;
 
   struct F32 {
@@ -110,6 +111,10 @@ struct Avx2 {
     F32 to_float() const { return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)}; }
     friend I32 operator+(I32 a, I32 b) {
       return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+    }
+    I32 times(std::int32_t factor) const {
+      const __m256i all = _mm256_set1_epi32(factor);
+      return {_mm256_mullo_epi32(low, all), _mm256_mullo_epi32(high, all)};
     }
     static I32 widen_bytes(const std::uint8_t* from) {
       const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));

@@ -13,6 +13,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kMostRows = 12;      // their sums take 24 of the 32 registers
+  static constexpr int kMostWideRows = 8;
   static constexpr std::int32_t kByteBias = 128;  // signed weights are shifted to unsigned ones
 
   struct F32 {
@@ -77,7 +78,9 @@ struct Avx512 {
     static I32 all(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
     F32 to_float() const { return {_mm512_cvtepi32_ps(v)}; }
     friend I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-    friend I32 operator&(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+    I32 times(std::int32_t factor) const {
+      return {_mm512_mullo_epi32(v, _mm512_set1_epi32(factor))};
+    }
     static I32 widen_bytes(const std::uint8_t* from) {
       return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
     }
@@ -86,7 +89,6 @@ struct Avx512 {
     }
     I32 high_nibbles() const { return {_mm512_srli_epi32(v, 4)}; }
     I32 low_nibbles() const { return {_mm512_and_si512(v, _mm512_set1_epi32(15))}; }
-    std::int32_t total() const { return _mm512_reduce_add_epi32(v); }
   };
 
   struct Bytes {

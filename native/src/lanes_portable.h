@@ -16,6 +16,7 @@ namespace {
 
 struct Portable {
   static constexpr int kMostRows = 4;  // rows that a linear kernel takes at once
+  static constexpr int kMostWideRows = 4;
   // Signed weight bytes are held as w + kByteBias; the kernels take it back by the sum of x.
   static constexpr std::int32_t kByteBias = 0;
 
@@ -134,6 +135,11 @@ struct Portable {
     friend I32 operator+(I32 a, const I32& b) {
       for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
       return a;
+    }
+    I32 times(std::int32_t factor) const {
+      I32 result;
+      for (int i = 0; i < 16; ++i) result.v[i] = v[i] * factor;
+      return result;
     }
     static I32 widen_bytes(const std::uint8_t* from) {
       I32 result;

@@ -12,8 +12,9 @@ namespace {
 
 // Groups whose weights and activations stay in the first caches while rows and tiles go by.
 constexpr std::size_t kGroupsAtOnce = 64;
+constexpr std::size_t kPrefetchBytes = 2048;
 
-template <class V, int kRows, bool kNibbles, bool kHasMin>
+template <class V, int kRows, bool kNibbles, bool kHasMin, bool kWide>
 inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                            std::size_t group_begin, std::size_t group_end, float* out,
                            std::size_t out_stride) {
@@ -27,11 +28,13 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
   const std::uint16_t* scales = weight.scales() + first * kTile;
   const std::uint16_t* mins = kHasMin ? weight.mins() + first * kTile : nullptr;
   const std::int8_t* bytes[kPanels];
+  const std::int8_t* low_bytes[kPanels];
   const GroupScale* groups[kPanels];
-#pragma GCC unroll 16
   for (int p = 0; p < kPanels; ++p) {
     const std::size_t panel = row / kPanelRows + static_cast<std::size_t>(p);
-    bytes[p] = x.bytes + (panel * x.padded_in + group_begin * kGroup) * kPanelRows;
+    const std::size_t at = (panel * x.padded_in + group_begin * kGroup) * kPanelRows;
+    bytes[p] = x.bytes + at;
+    low_bytes[p] = kWide ? x.low_bytes + at : nullptr;
     groups[p] = x.groups + (panel * x.num_groups() + group_begin) * kPanelRows;
   }
   F32 sums[kRows];
@@ -41,36 +44,42 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
                                : F32::load(out + static_cast<std::size_t>(r) * out_stride);
   }
   for (std::size_t g = group_begin; g < group_end; ++g) {
-    V::prefetch(line + 2048);
-    V::prefetch(line + 2048 + 64);
-    V::prefetch(line + 2048 + 128);
-    V::prefetch(line + 2048 + 192);
+    for (int j = 0; j < kLines; ++j) V::prefetch(line + kPrefetchBytes + 64 * j);
     I32 dots[kRows];
+    I32 low_dots[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const GroupScale& group = groups[r / 4][r % 4];
-      dots[r] = kNibbles ? (kHasMin ? I32::zero() : I32::all(group.nibble_bias))
-                         : I32::all(group.byte_bias);
+      const I32 start = kNibbles ? (kHasMin ? I32::zero() : I32::all(group.nibble_bias))
+                                 : I32::all(group.byte_bias);
+      dots[r] = kWide ? I32::zero() : start;
+      low_dots[r] = start;
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int j = 0; j < kLines; ++j) {
       if constexpr (kNibbles) {
         const Bytes both = Bytes::load(line + 64 * j);
-        const Bytes low = both.low_nibbles();
-        const Bytes high = both.high_nibbles();
+        const Bytes halves[2] = {both.low_nibbles(), both.high_nibbles()};
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          dots[r] = V::add_dot(dots[r], low, bytes[r / 4] + 32 * j + 4 * (r % 4));
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          dots[r] = V::add_dot(dots[r], high, bytes[r / 4] + 32 * j + 16 + 4 * (r % 4));
+          for (int r = 0; r < kRows; ++r) {
+            const int at = 32 * j + 16 * h + 4 * (r % 4);
+            dots[r] = V::add_dot(dots[r], halves[h], bytes[r / 4] + at);
+            if constexpr (kWide) {
+              low_dots[r] = V::add_dot(low_dots[r], halves[h], low_bytes[r / 4] + at);
+            }
+          }
         }
       } else {
         const Bytes w = Bytes::load_signed(reinterpret_cast<const std::int8_t*>(line) + 64 * j);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          dots[r] = V::add_dot_signed(dots[r], w, bytes[r / 4] + 16 * j + 4 * (r % 4));
+          const int at = 16 * j + 4 * (r % 4);
+          dots[r] = V::add_dot_signed(dots[r], w, bytes[r / 4] + at);
+          if constexpr (kWide) {
+            low_dots[r] = V::add_dot_signed(low_dots[r], w, low_bytes[r / 4] + at);
+          }
         }
       }
     }
@@ -78,7 +87,8 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const GroupScale& group = groups[r / 4][r % 4];
-      sums[r] = V::fma(dots[r].to_float(), scale * F32::all(group.scale), sums[r]);
+      const I32 dot = kWide ? dots[r].times(kWideStep) + low_dots[r] : dots[r];
+      sums[r] = V::fma(dot.to_float(), scale * F32::all(group.scale), sums[r]);
       if constexpr (kHasMin) {
         sums[r] = V::fma(F32::load_float16(mins), F32::all(group.scaled_sum), sums[r]);
       }
@@ -86,9 +96,9 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
     line += kLines * 64;
     scales += kTile;
     if constexpr (kHasMin) mins += kTile;
-#pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) {
       bytes[p] += kGroup * kPanelRows;
+      if constexpr (kWide) low_bytes[p] += kGroup * kPanelRows;
       groups[p] += kPanelRows;
     }
   }
@@ -138,24 +148,23 @@ inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, st
 }
 
 // Rows [row, row + num_rows) of one tile, num_rows <= kMost.
-template <class V, int kMost, bool kNibbles, bool kHasMin>
+template <class V, int kMost, bool kNibbles, bool kHasMin, bool kWide>
 inline void quantized_rows(const ProductTask& task, std::size_t tile, std::size_t row,
                            std::size_t num_rows, std::size_t group_begin, std::size_t group_end) {
   if (num_rows == kMost) {
     float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
-    return quantized_tile<V, kMost, kNibbles, kHasMin>(*task.weight, task.x, tile, row, group_begin,
-                                                       group_end, out, task.out_stride);
+    return quantized_tile<V, kMost, kNibbles, kHasMin, kWide>(
+        *task.weight, task.x, tile, row, group_begin, group_end, out, task.out_stride);
   }
   if constexpr (kMost > 1) {
-    quantized_rows<V, kMost - 1, kNibbles, kHasMin>(task, tile, row, num_rows, group_begin,
-                                                    group_end);
+    quantized_rows<V, kMost - 1, kNibbles, kHasMin, kWide>(task, tile, row, num_rows, group_begin,
+                                                           group_end);
   }
 }
 
-// Rows to take next of `rest`: whole panels, in blocks of nearly equal size.
-template <class V>
+// Rows to take next of `rest`, at most kMost: whole panels, in blocks of nearly equal size.
+template <int kMost>
 inline std::size_t rows_at_once(std::size_t rest) {
-  constexpr auto kMost = static_cast<std::size_t>(V::kMostRows);
   static_assert(kMost % kPanelRows == 0);
   if (rest <= kMost) return rest;
   const std::size_t num_blocks = (rest + kMost - 1) / kMost;
@@ -167,32 +176,34 @@ inline std::size_t rows_at_once(std::size_t rest) {
 // stay there while the tiles go by.
 constexpr std::size_t kFewRows = 24;
 
-template <class V, bool kNibbles, bool kHasMin>
+template <class V, bool kNibbles, bool kHasMin, bool kWide>
 inline void quantized_linear(const ProductTask& task) {
+  constexpr int kMost = kWide ? V::kMostWideRows : V::kMostRows;
   const std::size_t num_groups = task.weight->num_groups();
-  const auto all_rows = [&](std::size_t tile, std::size_t begin, std::size_t end) {
-    for (std::size_t row = 0; row < task.num_rows;) {
-      const std::size_t rows = rows_at_once<V>(task.num_rows - row);
-      quantized_rows<V, V::kMostRows, kNibbles, kHasMin>(task, tile, row, rows, begin, end);
-      row += rows;
-    }
-  };
   for (std::size_t begin = 0; begin < num_groups; begin += kGroupsAtOnce) {
     const std::size_t end = begin + kGroupsAtOnce < num_groups ? begin + kGroupsAtOnce : num_groups;
-    if (task.num_rows <= kFewRows) {
-      for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
-        all_rows(tile, begin, end);
+    const bool tiles_first = task.num_rows <= kFewRows;
+    for (std::size_t tile = task.tile_begin; tiles_first && tile < task.tile_end; ++tile) {
+      for (std::size_t row = 0; row < task.num_rows;) {
+        const std::size_t rows = rows_at_once<kMost>(task.num_rows - row);
+        quantized_rows<V, kMost, kNibbles, kHasMin, kWide>(task, tile, row, rows, begin, end);
+        row += rows;
       }
-      continue;
     }
-    for (std::size_t row = 0; row < task.num_rows;) {
-      const std::size_t rows = rows_at_once<V>(task.num_rows - row);
+    for (std::size_t row = 0; !tiles_first && row < task.num_rows;) {
+      const std::size_t rows = rows_at_once<kMost>(task.num_rows - row);
       for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
-        quantized_rows<V, V::kMostRows, kNibbles, kHasMin>(task, tile, row, rows, begin, end);
+        quantized_rows<V, kMost, kNibbles, kHasMin, kWide>(task, tile, row, rows, begin, end);
       }
       row += rows;
     }
   }
+}
+
+template <class V, bool kNibbles, bool kHasMin>
+inline void quantized_linear(const ProductTask& task) {
+  if (task.x.low_bytes != nullptr) return quantized_linear<V, kNibbles, kHasMin, true>(task);
+  quantized_linear<V, kNibbles, kHasMin, false>(task);
 }
 
 template <class V, int kMost, class Weight>
@@ -208,7 +219,7 @@ inline void float_rows(const ProductTask& task, std::size_t tile, std::size_t ro
 template <class V, class Weight>
 inline void float_linear(const ProductTask& task) {
   for (std::size_t row = 0; row < task.num_rows;) {
-    const std::size_t rows = rows_at_once<V>(task.num_rows - row);
+    const std::size_t rows = rows_at_once<V::kMostRows>(task.num_rows - row);
     for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
       float_rows<V, V::kMostRows, Weight>(task, tile, row, rows);
     }
@@ -235,49 +246,66 @@ void linear_kernel(const ProductTask& task) {
   }
 }
 
-// Bytes and their group's numbers: x is rounded to 127 steps of its largest magnitude.
+// Bytes of one group and its numbers: x is rounded to 127 steps of its largest magnitude, and what
+// is left to 127 further ones in `low` unless that is null.
 template <class V>
-inline GroupScale quantize_group(const float* x, std::int8_t* bytes) {
+inline GroupScale quantize_group(const float* x, std::int8_t* bytes, std::int8_t* low) {
   using F32 = typename V::F32;
-  const F32 first = F32::load(x);
-  const F32 second = F32::load(x + 16);
-  const float largest = V::max(V::abs(first), V::abs(second)).largest();
-  const float scale = largest / 127.0f;
-  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-  V::store_bytes(first * F32::all(inverse), bytes);
-  V::store_bytes(second * F32::all(inverse), bytes + 16);
+  const F32 halves[2] = {F32::load(x), F32::load(x + 16)};
+  const float largest = V::max(V::abs(halves[0]), V::abs(halves[1])).largest();
+  const F32 inverse = F32::all(largest > 0.0f ? 127.0f / largest : 0.0f);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const F32 steps = halves[i] * inverse;
+    V::store_bytes(steps, bytes + 16 * i);
+    if (low == nullptr) continue;
+    const F32 rest = steps - V::I32::widen_signed_bytes(bytes + 16 * i).to_float();
+    V::store_bytes(rest * F32::all(static_cast<float>(kWideStep)), low + 16 * i);
+  }
   std::int32_t sum = 0;
   for (std::size_t i = 0; i < kGroup; ++i) sum += bytes[i];
+  float scale = largest / 127.0f;
+  if (low != nullptr) {
+    scale /= static_cast<float>(kWideStep);
+    sum *= kWideStep;
+    for (std::size_t i = 0; i < kGroup; ++i) sum += low[i];
+  }
   return {scale, scale * static_cast<float>(sum), -8 * sum, -V::kByteBias * sum};
 }
 
 template <class V>
 void quantize_kernel(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
-                     std::int8_t* bytes, GroupScale* groups) {
+                     std::int8_t* bytes, std::int8_t* low_bytes, GroupScale* groups) {
   const std::size_t panel = row / kPanelRows;
   const std::size_t place = row % kPanelRows;
   const std::size_t num_groups = padded_in / kGroup;
-  std::int8_t* to = bytes + panel * padded_in * kPanelRows + place * 4;
+  const std::size_t first = panel * padded_in * kPanelRows + place * 4;
   GroupScale* to_group = groups + panel * num_groups * kPanelRows + place;
   for (std::size_t g = 0; g * kGroup < size; ++g) {
     alignas(64) std::int8_t group[kGroup];
-    to_group[g * kPanelRows] = quantize_group<V>(x + g * kGroup, group);
+    alignas(64) std::int8_t low[kGroup];
+    to_group[g * kPanelRows] =
+        quantize_group<V>(x + g * kGroup, group, low_bytes != nullptr ? low : nullptr);
     for (std::size_t k = 0; k < kGroup; k += 4) {
-      __builtin_memcpy(to + (g * kGroup + k) * kPanelRows, group + k, 4);
+      const std::size_t at = first + (g * kGroup + k) * kPanelRows;
+      __builtin_memcpy(bytes + at, group + k, 4);
+      if (low_bytes != nullptr) __builtin_memcpy(low_bytes + at, low + k, 4);
     }
   }
 }
 
 template <class V>
 void quantize_dot_kernel(const float* x, std::size_t size, std::size_t padded_in,
-                         std::int8_t* bytes, float* scales, float* scaled_sums) {
+                         std::int8_t* bytes, std::int8_t* low_bytes, float* scales,
+                         float* scaled_sums) {
   for (std::size_t g = 0; g < padded_in / kGroup; ++g) {
+    std::int8_t* const low = low_bytes != nullptr ? low_bytes + g * kGroup : nullptr;
     if (g * kGroup < size) {
-      const GroupScale group = quantize_group<V>(x + g * kGroup, bytes + g * kGroup);
+      const GroupScale group = quantize_group<V>(x + g * kGroup, bytes + g * kGroup, low);
       scales[g] = group.scale;
       scaled_sums[g] = group.scaled_sum;
     } else {
       __builtin_memset(bytes + g * kGroup, 0, kGroup);
+      if (low != nullptr) __builtin_memset(low, 0, kGroup);
       scales[g] = 0.0f;
       scaled_sums[g] = 0.0f;
     }

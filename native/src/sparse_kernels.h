@@ -45,7 +45,7 @@ inline typename V::F32 group_sums(const std::uint16_t* weights, const float* sca
   return sum * F32::all(factor);
 }
 
-template <class V, bool kNibbles>
+template <class V, bool kNibbles, bool kWide>
 inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRow& x) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
@@ -70,18 +70,27 @@ inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRo
       (F32::load_float16(padded) * F32::load(padded_scales)).store(products);
     }
     for (std::size_t i = 0; i < rest; i += 4) {
-      const std::int8_t* bytes = x.bytes + (g + i) * kGroup;
-      I32 dots[2];
+      const std::size_t at = (g + i) * kGroup;
+      Bytes halves[2];
       if constexpr (kNibbles) {
         const Bytes both = Bytes::load(w);
-        dots[0] = V::add_dot_vector(I32::zero(), both.low_nibbles(), bytes);
-        dots[1] = V::add_dot_vector(I32::zero(), both.high_nibbles(), bytes + 64);
+        halves[0] = both.low_nibbles();
+        halves[1] = both.high_nibbles();
         w += 64;
       } else {
         const auto* from = reinterpret_cast<const std::int8_t*>(w);
-        dots[0] = V::add_dot_vector_signed(I32::zero(), Bytes::load_signed(from), bytes);
-        dots[1] = V::add_dot_vector_signed(I32::zero(), Bytes::load_signed(from + 64), bytes + 64);
+        halves[0] = Bytes::load_signed(from);
+        halves[1] = Bytes::load_signed(from + 64);
         w += 128;
+      }
+      I32 dots[2];
+      for (std::size_t h = 0; h < 2; ++h) {
+        const auto dot = [&](const std::int8_t* bytes) {
+          return kNibbles ? V::add_dot_vector(I32::zero(), halves[h], bytes + at + 64 * h)
+                          : V::add_dot_vector_signed(I32::zero(), halves[h], bytes + at + 64 * h);
+        };
+        dots[h] = dot(x.bytes);
+        if constexpr (kWide) dots[h] = dots[h].times(kWideStep) + dot(x.low_bytes);
       }
       sums[0] = V::fma(dots[0].to_float(), F32::pair(products + i), sums[0]);
       sums[1] = V::fma(dots[1].to_float(), F32::pair(products + i + 2), sums[1]);
@@ -110,9 +119,11 @@ float dot_row_kernel(const RowMatrix& weight, std::size_t row, const DotRow& x) 
     case Format::kBfloat16:
       return float_dot<V>(weight.values<Bfloat16>() + row * n, x.floats, n);
     case Format::kQ4:
-      return quantized_dot<V, true>(weight, row, x);
+      return x.low_bytes != nullptr ? quantized_dot<V, true, true>(weight, row, x)
+                                    : quantized_dot<V, true, false>(weight, row, x);
     case Format::kQ8:
-      return quantized_dot<V, false>(weight, row, x);
+      return x.low_bytes != nullptr ? quantized_dot<V, false, true>(weight, row, x)
+                                    : quantized_dot<V, false, false>(weight, row, x);
   }
   return 0.0f;
 }

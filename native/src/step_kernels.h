@@ -16,21 +16,28 @@ namespace nestling {
 
 constexpr std::size_t kPanelRows = 4;
 
-// What a group of 32 activations of one row needs beside its bytes: x = scale * byte.
+// Activations are rounded to bytes in groups of 32: x = scale * byte. Where that would cost too much
+// (see kWideLayers in gemma3n_step.cpp) they are wide: x = scale * (kWideStep * byte + low byte),
+// as good as 16 bits, at twice the multiplications.
+constexpr std::int32_t kWideStep = 254;
+
+// What a group of one row needs beside its bytes; `sum` is that of the integers that scale
+// multiplies.
 struct GroupScale {
   float scale;
-  float scaled_sum;          // scale * sum of the bytes
-  std::int32_t nibble_bias;  // -8 * sum of the bytes: where the sum of nibbles starts
-  std::int32_t byte_bias;    // -V::kByteBias * sum of the bytes
+  float scaled_sum;          // scale * sum
+  std::int32_t nibble_bias;  // -8 * sum: where the sum of nibbles starts
+  std::int32_t byte_bias;    // -V::kByteBias * sum
 };
 
-// Rows of activations, as floats and, for quantised weights, as bytes in groups of 32.
+// Rows of activations, as floats and, for quantised weights, as bytes.
 struct Rows {
-  const float* floats = nullptr;       // [row][stride]
-  std::size_t stride = 0;              // multiple of 16
-  const std::int8_t* bytes = nullptr;  // [row / 4][k / 4][row % 4][4], of padded_in inputs
-  const GroupScale* groups = nullptr;  // [row / 4][group][row % 4]
-  std::size_t padded_in = 0;           // multiple of 128
+  const float* floats = nullptr;           // [row][stride]
+  std::size_t stride = 0;                  // multiple of 16
+  const std::int8_t* bytes = nullptr;      // [row / 4][k / 4][row % 4][4], of padded_in inputs
+  const std::int8_t* low_bytes = nullptr;  // likewise; null unless wide
+  const GroupScale* groups = nullptr;      // [row / 4][group][row % 4]
+  std::size_t padded_in = 0;               // multiple of 128
 
   std::size_t num_groups() const { return padded_in / kGroup; }
 };
@@ -50,6 +57,7 @@ struct ProductTask {
 struct DotRow {
   const float* floats;       // [padded_in], zero beyond in_features
   const std::int8_t* bytes;  // [padded_in]
+  const std::int8_t* low_bytes;  // [padded_in], null unless wide
   const float* scales;       // [padded_in / 32]
   const float* scaled_sums;  // [padded_in / 32]
 };
@@ -113,12 +121,13 @@ struct StepKernels {
 
   void (*linear)(const ProductTask&);
 
-  // Bytes, scales and sums of `num_rows` rows; rows fill their place in panels from `first_row`.
+  // Bytes, scales and sums of row number `row`, to their place in its panel; `low_bytes` may be
+  // null.
   void (*quantize)(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
-                   std::int8_t* bytes, GroupScale* groups);
+                   std::int8_t* bytes, std::int8_t* low_bytes, GroupScale* groups);
   // The same row for dots: bytes [padded_in], scales and sums [padded_in / 32].
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
-                       float* scales, float* scaled_sums);
+                       std::int8_t* low_bytes, float* scales, float* scaled_sums);
 
   float (*dot_row)(const RowMatrix& weight, std::size_t row, const DotRow& x);
   void (*sparse_down)(const SparseDownTask&);

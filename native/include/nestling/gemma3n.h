@@ -81,10 +81,12 @@ struct Gemma3nWeights {
   std::vector<LayerWeights> layers;
 };
 
-// What Gemma 3n offers to save work; all exact, each can be switched off to be measured. Sparse
-// feed-forward is chosen when the weights are packed (LayerWeights).
+// Each can be switched off to be measured. Sparse feed-forward is chosen when the weights are packed
+// (LayerWeights).
 struct Switches {
   bool prefill_skip = true;  // rows without logits stop at the last keys and values
+  // 16-bit activations in the first layers: not a saving but the price of exactness.
+  bool wide_activations = true;
 };
 
 struct CacheConfig {

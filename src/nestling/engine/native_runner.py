@@ -47,6 +47,7 @@ class NativeRunner:
             max_rows=shape.max_rows,
             max_model_len=shape.max_model_len,
             prefill_skip="prefill_skip" not in config.switches_off,
+            wide_activations="wide_activations" not in config.switches_off,
         )
         self._cache = self._new_cache(config.block_size, self.num_blocks, self.num_sliding_blocks)
         self.vocab_size = model.vocab_size

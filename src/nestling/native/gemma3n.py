@@ -40,6 +40,7 @@ class Gemma3n:
         max_rows: int,
         max_model_len: int,
         prefill_skip: bool = True,
+        wide_activations: bool = True,
         variant: str = "best",
     ) -> None:
         self.core = _core.Gemma3n(
@@ -49,6 +50,7 @@ class Gemma3n:
             max_rows=max_rows,
             max_model_len=max_model_len,
             prefill_skip=prefill_skip,
+            wide_activations=wide_activations,
             pool=pool,
             variant=variant,
         )
