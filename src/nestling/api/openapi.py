@@ -68,7 +68,7 @@ def _query(name: str, description: str, *, many: bool = False, **schema: Any) ->
 
 
 _INCLUDE = _query("include", "pricing, modalities, capabilities or all; commas or repeated")
-_DETAILS = _query("details", "the same as include=all", enum=["true", "1"])
+_DETAILS = _query("details", "true or 1: the same as include=all")
 _FILTERS = [
     _query(name, f"keep models with one of these: {name}")
     for name in (
