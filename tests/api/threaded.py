@@ -69,3 +69,4 @@ def threaded_server(
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join(30)
+        assert not thread.is_alive()

@@ -59,6 +59,8 @@ class Operation:
     errors: Sequence[int] = ()
     answer_types: Sequence[str] = ("application/json",)
     headers: Mapping[str, str] = field(default_factory=dict)
+    makes: Sequence[str] = ()
+    """Methods of `/v1/keys/{prefix}` that take the key which this one makes."""
 
 
 def _query(name: str, description: str, *, many: bool = False, **schema: Any) -> Schema:
@@ -171,6 +173,7 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
             body=_key_body(expires_at={"type": "null"}),
             needs_body=False,
             errors=written,
+            makes=("GET", "PATCH", "PUT", "DELETE"),
         ),
         ("GET", "/v1/keys/{prefix}"): Operation(
             "Show a key", answers.data(answers.ref("Key")), errors=by_prefix
@@ -326,7 +329,16 @@ def _success(operation: Operation) -> dict[str, Any]:
             name: {"description": text, "schema": answers.STRING}
             for name, text in operation.headers.items()
         }
+    if operation.makes:
+        response["links"] = {method.lower(): _link_to_key(method) for method in operation.makes}
     return response
+
+
+def _link_to_key(method: str) -> dict[str, Any]:
+    return {
+        "operationRef": f"#/paths/~1v1~1keys~1{{prefix}}/{method.lower()}",
+        "parameters": {"prefix": "$response.body#/data/prefix"},
+    }
 
 
 def _path_parameters(path: str) -> list[Schema]:
