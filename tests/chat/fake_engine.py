@@ -1,4 +1,4 @@
-"""An engine without a model: it answers every request with given tokens and notes what was asked."""
+"""An engine without a model: it answers each request with given tokens and notes what came."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
