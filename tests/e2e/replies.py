@@ -42,7 +42,7 @@ def replies_ended(server: Server, outcome: str, at_least: int = 0) -> int:
 
 def engine_figure(server: Server, name: str) -> int:
     """One of the engine's own figures, such as `num_running`."""
-    found = re.search(rf"nestling_engine_{name}(?:_total)? (\S+)", server_metrics(server))
+    found = re.search(rf"^nestling_engine_{name} (\S+)", server_metrics(server), re.MULTILINE)
     assert found, name
     return int(float(found[1]))
 
