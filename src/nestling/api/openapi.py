@@ -42,6 +42,12 @@ _ERRORS = {
     500: "Internal error",
     503: "Overloaded, shutting down, or a part is not available",
 }
+_SCHEMAS: Mapping[str, Schema] = {
+    "text/plain": answers.STRING,
+    # Readers disagree whether a schema here is of the whole stream or of an event: none is given.
+    "text/event-stream": {"description": "Events of one JSON chunk each, then [DONE]"},
+}
+"""Of answers that are no JSON."""
 _ALWAYS = (400, 405, 408, 421, 431, 500, 503)
 """Statuses that every route can answer with."""
 
@@ -320,7 +326,7 @@ def _success(operation: Operation) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": "Done",
         "content": {
-            name: {"schema": operation.answer if name == "application/json" else answers.STRING}
+            name: {"schema": _SCHEMAS.get(name, operation.answer)}
             for name in operation.answer_types
         },
     }
