@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check bench format lock parity native-test skills clean
+.PHONY: help serve test check bench format lock clients parity native-test skills clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
@@ -46,7 +46,8 @@ serve: $(VENV)/.built ## start the server (HOST, PORT, DATA_DIR, MODEL)
 	  $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MODEL),--model "$(MODEL)")
 
 test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no network and no weights
-	@$(BIN)/python -m pytest -m "not parity"
+	@$(BIN)/python -m pytest -m "not parity and not clients"
+	@echo "Left out: the OpenAI client for Node.js (make clients)."
 	@echo "Left out: the live comparison with torch, transformers and sentencepiece (make parity)."
 
 check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
@@ -75,6 +76,16 @@ native-test: $(VENV)/.serve ## run the C++ core's tests under ASan, UBSan and TS
 	  $(BIN)/ctest --test-dir $$build --output-on-failure; \
 	done
 
+NODE_CLIENT := tests/e2e/node
+
+$(VENV)/.clients: locks/clients.lock $(NODE_CLIENT)/package-lock.json $(VENV)/.dev
+	@$(PIP) install --require-hashes -r locks/clients.lock
+	@cd $(NODE_CLIENT) && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+clients: $(VENV)/.built $(VENV)/.clients ## drive the server with the OpenAI client for Node.js
+	@$(BIN)/python -m pytest -m clients
+
 $(VENV)/.parity: locks/parity.lock $(VENV)/.dev
 	@$(PIP) install $(TORCH)
 	@$(PIP) install --require-hashes -r locks/parity.lock
@@ -89,11 +100,12 @@ lock: $(VENV)/bin/python ## resolve the dependencies anew and pin them by hash
 	  --no-emit-index-url --no-annotate --no-header -q"; \
 	$$lock pyproject.toml --group build -o locks/serve.lock; \
 	$$lock pyproject.toml --group build --group dev -c locks/serve.lock -o locks/dev.lock; \
-	$$lock pyproject.toml --group dev --group parity -c locks/dev.lock -o locks/parity.lock
+	$$lock pyproject.toml --group dev --group parity -c locks/dev.lock -o locks/parity.lock; \
+	$$lock --group clients -o locks/clients.lock
 
 skills: $(VENV)/.built ## ask the embedded model all its evaluation prompts, with our engine
 	@$(BIN)/python -m training.evaluate --backend nestling --model src/nestling/assets/nano \
 	  training/eval/skills.jsonl training/eval/own_wording.jsonl
 
 clean: ## remove the environment and every build product
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build $(NODE_CLIENT)/node_modules

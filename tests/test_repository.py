@@ -49,7 +49,7 @@ def test_source_files_named_in_the_architecture_exist() -> None:
         assert (ROOT / "src" / "nestling" / name).is_file(), name
 
 
-@pytest.mark.parametrize("lock", ["serve", "dev", "parity"])
+@pytest.mark.parametrize("lock", ["serve", "dev", "clients", "parity"])
 def test_locks_pin_by_hash_and_name_no_index(lock: str) -> None:
     """Each requirement has a version and a hash; no line names a registry."""
     text = (ROOT / "locks" / f"{lock}.lock").read_text()

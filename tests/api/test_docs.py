@@ -67,3 +67,11 @@ def test_limits() -> None:
         assert f"`{name}`" in PAGE
     for limit in (schemas.MAX_STOP_LENGTH, schemas.MAX_LOGIT_BIASES, schemas.MAX_BIAS_KEY_LENGTH):
         assert str(limit) in PAGE
+
+
+def test_each_report_has_its_test() -> None:
+    rows = re.findall(r"^\| (\d+) \|", PAGE.split("## Reported elsewhere")[1], re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 28)]
+    files = [ROOT / "tests" / room / "test_reported_symptoms.py" for room in ("api", "e2e")]
+    tests = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert {int(n) for n in re.findall(r"def test_(\d\d)_", tests)} == {int(row) for row in rows}

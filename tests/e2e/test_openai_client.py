@@ -1,11 +1,14 @@
-"""The `openai` client against the real server and model: create, stream, helper, errors."""
+"""The `openai` client against the real server and model: create, stream, helpers, errors, abort."""
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
 
 from tests.e2e.conftest import Server
+from tests.e2e.replies import endless, replies_ended
 
 MODEL = "google/gemma-3n-e4b-it"
 ASK = [{"role": "user", "content": "Count from 3 to 7."}]
@@ -115,6 +118,58 @@ def test_bad_parameter(client: openai.OpenAI, field: str, value: object) -> None
         client.chat.completions.create(model=MODEL, messages=ASK, extra_body={field: value})
     assert (caught.value.param or "").startswith(field)
     assert field in str(caught.value)
+
+
+ERRORS = [
+    ({"messages": [{"role": "user", "content": "x " * 99_999}]}, "context_length_exceeded"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "unsupported_parameter"),
+    ({"model": "gpt-4"}, "model_not_found"),
+    ({"response_format": {"type": "json_object"}}, "unsupported_parameter"),
+    ({"stream": True, "top_p": 7}, "decimal_above_max_value"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code"), ERRORS, ids=[code for _, code in ERRORS])
+def test_errors_are_of_the_right_class(
+    client: openai.OpenAI, fields: dict[str, Any], code: str
+) -> None:
+    """Streamed or not, a refusal is raised by the call itself, with what the client exposes."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**{"model": MODEL, "messages": ASK, **fields})
+    assert caught.value.code == code
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.request_id
+
+
+def test_leaving_a_stream_ends_the_generation(server: Server, client: openai.OpenAI) -> None:
+    """Closing the response after some chunks aborts what still runs."""
+    before = replies_ended(server, "aborted")
+    with client.chat.completions.create(
+        model=MODEL, messages=ASK, stream=True, **endless()
+    ) as stream:
+        for _, _ in zip(range(5), stream, strict=False):
+            pass
+    assert replies_ended(server, "aborted", at_least=before + 1) == before + 1
+
+
+def test_leaving_a_helper_ends_the_generation(server: Server, client: openai.OpenAI) -> None:
+    """So does leaving the `.stream()` helper's block."""
+    before = replies_ended(server, "aborted")
+    with client.chat.completions.stream(model=MODEL, messages=ASK, **endless()) as stream:
+        next(iter(stream))
+    assert replies_ended(server, "aborted", at_least=before + 1) == before + 1
+
+
+async def test_cancelling_a_whole_request_ends_the_generation(server: Server) -> None:
+    """A task that is cancelled while it waits closes its connection: the server notices."""
+    before = replies_ended(server, "aborted")
+    base_url = f"{server.url}/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=server.key, max_retries=0) as client:
+        asking = client.chat.completions.create(model=MODEL, messages=ASK, **endless())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asking, 0.3)
+    ended = await asyncio.to_thread(replies_ended, server, "aborted", before + 1)
+    assert ended == before + 1
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -2,7 +2,7 @@
 
 A sampler gives tokens, not probabilities, so the random number is swept over an even grid: how
 often a token comes is then its probability to within a step of the grid. Frequency and presence
-penalties have no processor in transformers; `tests/engine/test_sampler.py` holds their formula.
+penalties have no processor in transformers: they stand here by OpenAI's formula, where they act.
 """
 
 from unittest import mock
@@ -23,14 +23,20 @@ GRID = 3000
 
 
 def reference_distribution(
-    logits: NDArray[np.float32], params: SamplingParams, input_ids: list[int]
+    logits: NDArray[np.float32],
+    params: SamplingParams,
+    input_ids: list[int],
+    generated: list[int],
 ) -> NDArray[np.float64]:
     """transformers' processors in the order of its `generate`, top_a before min_p."""
     import torch
     from transformers.generation import logits_process as hf
 
+    counts = torch.bincount(torch.tensor(generated, dtype=torch.long), minlength=VOCAB)
+    penalties = params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
     processors = [
         hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty),
+        lambda _ids, scores: scores - penalties,
         hf.TemperatureLogitsWarper(params.temperature),
         hf.TopPLogitsWarper(params.top_p),
     ]
@@ -39,7 +45,7 @@ def reference_distribution(
         processors.insert(0, hf.SequenceBiasLogitsProcessor(bias))
     if params.top_k:
         processors.insert(-1, hf.TopKLogitsWarper(params.top_k))
-    ids = torch.tensor([input_ids])
+    ids = torch.tensor([input_ids + generated])
     scores = torch.from_numpy(logits.copy())[None]
     for processor in processors:
         scores = processor(ids, scores)
@@ -51,16 +57,24 @@ def reference_distribution(
 
 
 def swept_distribution(
-    logits: NDArray[np.float32], params: SamplingParams, input_ids: list[int]
+    logits: NDArray[np.float32],
+    params: SamplingParams,
+    input_ids: list[int],
+    generated: list[int],
 ) -> NDArray[np.float64]:
-    """Ours: GRID requests with the same prompt draw their first token at even random numbers."""
+    """Ours: GRID requests of one prompt and past draw their next token at even random numbers."""
     counts = np.zeros(VOCAB)
-    numbers = [(i + 0.5) / GRID for i in range(GRID)]
+    past = [0.5] * len(generated)
+    numbers = [number for i in range(GRID) for number in (*past, (i + 0.5) / GRID)]
+    forced = np.full((len(generated), VOCAB), -1e4, np.float32)
+    forced[np.arange(len(generated)), generated] = 1e4
     with mock.patch("nestling.engine.sampler.uniform", side_effect=numbers):
         for _ in range(GRID):
             subject = RequestSampler(
                 params, seed=1, prompt_token_ids=input_ids, num_text_tokens=VOCAB
             )
+            for token_id, row in zip(generated, forced, strict=True):
+                assert subject.sample(row)[0] == token_id
             counts[subject.sample(logits)[0]] += 1
     return counts / GRID
 
@@ -69,6 +83,7 @@ def swept_distribution(
 @given(
     seed=st.integers(0, 10_000),
     input_ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40),
+    generated=st.lists(st.integers(0, VOCAB - 1), max_size=4),
     params=st.builds(
         SamplingParams,
         temperature=st.floats(0.3, 2),
@@ -77,17 +92,19 @@ def swept_distribution(
         top_a=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
         min_p=st.sampled_from([0.0, 0.02, 0.2, 1.0]),
         repetition_penalty=st.floats(0.5, 2),
+        frequency_penalty=st.sampled_from([0.0, -2.0, 0.7, 2.0]),
+        presence_penalty=st.sampled_from([0.0, -1.5, 0.9, 2.0]),
         logit_bias=st.dictionaries(
             st.integers(0, VOCAB - 1), st.floats(-100, 100).filter(bool), max_size=4
         ),
     ),
 )
 def test_the_distribution_is_transformers(
-    seed: int, input_ids: list[int], params: SamplingParams
+    seed: int, input_ids: list[int], generated: list[int], params: SamplingParams
 ) -> None:
     logits = np.random.default_rng(seed).normal(0, 3, VOCAB).astype(np.float32)
-    expected = reference_distribution(logits, params, input_ids)
-    ours = swept_distribution(logits, params, input_ids)
+    expected = reference_distribution(logits, params, input_ids, generated)
+    ours = swept_distribution(logits, params, input_ids, generated)
     # A grid step at either end of a token's interval; 1e-5 for sums in float32.
     np.testing.assert_allclose(ours, expected, atol=2 / GRID + 1e-5)
 

@@ -42,6 +42,12 @@ _ERRORS = {
     500: "Internal error",
     503: "Overloaded, shutting down, or a part is not available",
 }
+_SCHEMAS: Mapping[str, Schema] = {
+    "text/plain": answers.STRING,
+    # Readers disagree whether a schema here is of the whole stream or of an event: none is given.
+    "text/event-stream": {"description": "Events of one JSON chunk each, then [DONE]"},
+}
+"""Of answers that are no JSON."""
 _ALWAYS = (400, 405, 408, 421, 431, 500, 503)
 """Statuses that every route can answer with."""
 
@@ -59,6 +65,8 @@ class Operation:
     errors: Sequence[int] = ()
     answer_types: Sequence[str] = ("application/json",)
     headers: Mapping[str, str] = field(default_factory=dict)
+    makes: Sequence[str] = ()
+    """Methods of `/v1/keys/{prefix}` that take the key which this one makes."""
 
 
 def _query(name: str, description: str, *, many: bool = False, **schema: Any) -> Schema:
@@ -68,7 +76,7 @@ def _query(name: str, description: str, *, many: bool = False, **schema: Any) ->
 
 
 _INCLUDE = _query("include", "pricing, modalities, capabilities or all; commas or repeated")
-_DETAILS = _query("details", "the same as include=all", enum=["true", "1"])
+_DETAILS = _query("details", "true or 1: the same as include=all")
 _FILTERS = [
     _query(name, f"keep models with one of these: {name}")
     for name in (
@@ -171,6 +179,7 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
             body=_key_body(expires_at={"type": "null"}),
             needs_body=False,
             errors=written,
+            makes=("GET", "PATCH", "PUT", "DELETE"),
         ),
         ("GET", "/v1/keys/{prefix}"): Operation(
             "Show a key", answers.data(answers.ref("Key")), errors=by_prefix
@@ -317,7 +326,7 @@ def _success(operation: Operation) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": "Done",
         "content": {
-            name: {"schema": operation.answer if name == "application/json" else answers.STRING}
+            name: {"schema": _SCHEMAS.get(name, operation.answer)}
             for name in operation.answer_types
         },
     }
@@ -326,7 +335,16 @@ def _success(operation: Operation) -> dict[str, Any]:
             name: {"description": text, "schema": answers.STRING}
             for name, text in operation.headers.items()
         }
+    if operation.makes:
+        response["links"] = {method.lower(): _link_to_key(method) for method in operation.makes}
     return response
+
+
+def _link_to_key(method: str) -> dict[str, Any]:
+    return {
+        "operationRef": f"#/paths/~1v1~1keys~1{{prefix}}/{method.lower()}",
+        "parameters": {"prefix": "$response.body#/data/prefix"},
+    }
 
 
 def _path_parameters(path: str) -> list[Schema]:

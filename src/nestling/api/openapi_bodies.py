@@ -161,7 +161,7 @@ def _part(kind: str, value: Schema) -> Schema:
 def _file(max_file_bytes: int) -> Schema:
     data = {
         "type": "string",
-        "pattern": "^(data:application/pdf;base64,)?[A-Za-z0-9+/]+={0,2}$",
+        "pattern": "^(data:application/pdf;base64,)?JVBERi0[A-Za-z0-9+/]([A-Za-z0-9+/]{4})*$",
         "contentMediaType": "application/pdf",
         "contentEncoding": "base64",
         "description": f"A PDF with text, of at most {max_file_bytes} bytes.",

@@ -72,11 +72,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
         place = f"host {settings.host}, port {settings.port}"
         reason = error.strerror or str(error)
         raise SettingsError(f"{place}: cannot listen there: {reason}", param="port") from None
+    # Accepted sockets inherit it. asyncio's own loop would leave it off, and the second write of
+    # every answer on a kept connection would wait 40 ms for the client's delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
