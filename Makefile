@@ -76,7 +76,7 @@ native-test: $(VENV)/.serve ## run the C++ core's tests under ASan, UBSan and TS
 	done
 
 native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-compiled, under qemu
-	@command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null \
+	@{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } > /dev/null \
 	  || { echo "Needs a cross-compiler and an emulator (Debian: apt install g++-aarch64-linux-gnu qemu-user)" >&2; exit 2; }
 	@set -e; build=build/native-test-arm64; \
 	$(BIN)/cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
@@ -87,16 +87,22 @@ native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-c
 	qemu-aarch64 -cpu max $$build/test_variants neon; \
 	qemu-aarch64 -cpu cortex-a53 $$build/test_variants portable
 
-native-test-x86: $(VENV)/.serve ## run the kernels' tests on emulated x86-64 without AVX-512, without AVX2
+# The files of a variant must leave no function behind that the linker could take for all processors.
+native-test-x86: $(VENV)/.serve ## run the C++ core's tests on emulated x86-64 without AVX-512 and AVX2
 	@command -v qemu-x86_64 > /dev/null \
 	  || { echo "Needs an emulator (Debian: apt install qemu-user)" >&2; exit 2; }
 	@set -e; build=build/native-test-x86; \
 	$(BIN)/cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
 	  -DCMAKE_CXX_COMPILER="$(CXX)" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNESTLING_NATIVE_TESTS=ON > /dev/null; \
 	$(BIN)/cmake --build $$build; \
-	qemu-x86_64 -cpu Haswell $$build/test_variants avx2; \
-	qemu-x86_64 -cpu Nehalem $$build/test_variants portable; \
-	qemu-x86_64 -cpu Nehalem $$build/test_core
+	if nm -A -C --defined-only $$build/CMakeFiles/nestling_kernels.dir/native/src/*_avx*.o | grep ' [VW] '; then \
+	  echo "Built for one processor, but shared by all: see above" >&2; exit 1; fi; \
+	for processor in Haswell:avx2 Nehalem:portable; do \
+	  for test in $$build/test_*; do \
+	    echo "$${processor%:*}: $${test##*/}"; \
+	    qemu-x86_64 -cpu $${processor%:*} $$test $${processor#*:}; \
+	  done; \
+	done
 
 $(VENV)/.parity: locks/parity.lock $(VENV)/.dev
 	@$(PIP) install $(TORCH)

@@ -1,4 +1,4 @@
-// The lanes of AVX2, for test_variants; built with the flags of step_avx2.cpp.
+// The lanes of AVX2, for test_lanes; built with the flags of step_avx2.cpp.
 
 #include "lane_results.h"
 

@@ -1,4 +1,4 @@
-// The lanes of AVX-512, for test_variants; built with the flags of step_avx512.cpp.
+// The lanes of AVX-512, for test_lanes; built with the flags of step_avx512.cpp.
 
 #include "lane_results.h"
 

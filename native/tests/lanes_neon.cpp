@@ -1,4 +1,4 @@
-// The lanes of NEON, for test_variants; built with the flags of step_neon.cpp.
+// The lanes of NEON, for test_lanes; built with the flags of step_neon.cpp.
 
 #include "lane_results.h"
 

@@ -16,19 +16,15 @@
 #include "check.h"
 #include "fused_lanes.h"
 #include "half.h"
-#include "lane_results.h"
 #include "nestling/matrix.h"
 #include "nestling/thread_pool.h"
+#include "numbers.h"
 #include "step_kernels.h"
 #include "step_table.h"
 
 namespace nestling {
 
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kMost = std::numeric_limits<float>::max();
 
 constexpr StepKernels kUnfused = step_table<Portable>();
 constexpr StepKernels kFused = step_table<Fused<0>>();
@@ -47,33 +43,7 @@ Tables tables_of(Variant variant) {
   return {step_kernels(variant), exact, kUnfused};
 }
 
-enum class Numbers { kRandom, kExtreme };
-
-std::mt19937 generator(1);
-
 std::size_t round_up(std::size_t x, std::size_t unit) { return (x + unit - 1) / unit * unit; }
-
-float random_float() { return std::normal_distribution<float>()(generator); }
-
-// Zeros, subnormal and large numbers among random ones of all sizes; no NaN.
-float extreme_float() {
-  static constexpr float kExtremes[] = {0.0f,    -0.0f, 1e-45f, -1e-39f, 1.2e-38f,
-                                        -1e-30f, 1e-7f, 127.0f, -1e10f,  3e20f};
-  const auto which = generator() % 16;
-  return which < 10 ? kExtremes[which] : std::ldexp(random_float(), static_cast<int>(which) * 3);
-}
-
-std::vector<float> floats(std::size_t count, Numbers numbers) {
-  std::vector<float> values(count);
-  for (float& value : values) {
-    value = numbers == Numbers::kRandom ? random_float() : extreme_float();
-  }
-  return values;
-}
-
-bool same_bits(float a, float b) {
-  return std::memcmp(&a, &b, sizeof(a)) == 0 || (std::isnan(a) && std::isnan(b));
-}
 
 template <class T>
 bool same(const std::vector<T>& a, const std::vector<T>& b) {
@@ -99,65 +69,6 @@ void compare(const Tables& tables, Numbers numbers, const F& f) {
   const std::vector<float> got = f(tables.variant);
   CHECK(same(got, f(tables.exact)));
   if (numbers == Numbers::kRandom) CHECK(near(got, f(tables.otherwise)));
-}
-
-// ---- lanes ----
-
-float any_float() {
-  static constexpr float kOthers[] = {kInfinity, -kInfinity, kNaN,    kMost,   -kMost, 65504.0f,
-                                      65520.0f,  6e-8f,      2.9e-8f, 6.1e-5f, 0.5f};
-  const auto which = generator() % 22;
-  return which < 11 ? kOthers[which] : extreme_float();
-}
-
-LaneInputs lane_inputs(unsigned round) {
-  LaneInputs in{};
-  for (unsigned i = 0; i < 16; ++i) {
-    in.a[i] = any_float();
-    in.b[i] = any_float();
-    in.c[i] = any_float();
-    in.numbers[i] = extreme_float();
-    in.powers[i] = static_cast<float>(static_cast<int>(generator() % 254) - 126) + 12582912.0f;
-    const float step = static_cast<float>(static_cast<int>(generator() % 509) - 254) / 2.0f;
-    in.steps[i] = round % 2 == 0 ? step : std::clamp(random_float() * 60.0f, -127.0f, 127.0f);
-    in.halves[i] = static_cast<std::uint16_t>(round * 16 + i);  // every one in 4,096 rounds
-  }
-  for (std::size_t i = 0; i < 64; ++i) {
-    in.w[i] = static_cast<std::uint8_t>(round % 5 == 0 ? 0x80 : generator());
-    in.x[i] = static_cast<std::int8_t>(static_cast<int>(generator() % 255) - 127);
-    if (round % 3 == 0) in.x[i] = in.x[i] < 0 ? -127 : 127;
-  }
-  in.begin = static_cast<int>(generator() % 17);
-  in.end = static_cast<int>(generator() % 17);
-  return in;
-}
-
-void test_lanes(void (*lanes)(const LaneInputs&, LaneResults&)) {
-  for (unsigned round = 0; round < 4096; ++round) {
-    const LaneInputs in = lane_inputs(round);
-    LaneResults got{};
-    LaneResults expected{};
-    lanes(in, got);
-    lane_results<Fused<0>>(in, expected);
-    for (int operation = 0; operation < 24; ++operation) {
-      for (int i = 0; i < 16; ++i) {
-        const bool is_same = same_bits(got.floats[operation][i], expected.floats[operation][i]);
-        CHECK(is_same);
-        if (is_same) continue;
-        std::fprintf(stderr, "round %u, operation %d, lane %d: %a, expected %a\n", round, operation,
-                     i, static_cast<double>(got.floats[operation][i]),
-                     static_cast<double>(expected.floats[operation][i]));
-      }
-    }
-    CHECK(same_bits(got.total, expected.total));
-    CHECK(got.largest == expected.largest);
-    for (int i = 0; i < 16; ++i) {
-      const bool is_nan =
-          (got.halves[i] & 0x7fff) > 0x7c00 && (expected.halves[i] & 0x7fff) > 0x7c00;
-      CHECK(is_nan || got.halves[i] == expected.halves[i]);
-    }
-    CHECK(std::memcmp(got.bytes, expected.bytes, 16) == 0);
-  }
 }
 
 // ---- weights ----
@@ -528,9 +439,6 @@ void test_variant(Variant variant) {
 void run_all(const std::string& expected) {
   std::printf("best variant: %s\n", name_of(best_variant()));
   if (!expected.empty()) CHECK(expected == name_of(best_variant()));
-  if (is_supported(Variant::kAvx2)) test_lanes(avx2_lanes);
-  if (is_supported(Variant::kAvx512)) test_lanes(avx512_lanes);
-  if (is_supported(Variant::kNeon)) test_lanes(neon_lanes);
   for (const Variant variant : kVariants) {
     if (is_supported(variant)) {
       test_variant(variant);
