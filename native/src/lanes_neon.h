@@ -16,6 +16,7 @@ namespace {
 
 struct Neon {
   static constexpr int kMostRows = 4;  // their integer sums take 16 of the 32 registers
+  static constexpr int kMostWideRows = 4;
   static constexpr std::int32_t kByteBias = 0;
 
   struct F32 {
@@ -130,6 +131,10 @@ struct Neon {
     friend I32 operator+(I32 a, I32 b) {
       return {{vaddq_s32(a.v[0], b.v[0]), vaddq_s32(a.v[1], b.v[1]), vaddq_s32(a.v[2], b.v[2]),
                vaddq_s32(a.v[3], b.v[3])}};
+    }
+    I32 times(std::int32_t factor) const {
+      return {{vmulq_n_s32(v[0], factor), vmulq_n_s32(v[1], factor), vmulq_n_s32(v[2], factor),
+               vmulq_n_s32(v[3], factor)}};
     }
     static I32 widen_bytes(const std::uint8_t* from) {
       const uint8x16_t bytes = vld1q_u8(from);

@@ -5,6 +5,8 @@
 
 namespace nestling {
 
+constexpr int kNumOperations = 25;
+
 struct LaneInputs {
   float a[16];
   float b[16];
@@ -20,7 +22,7 @@ struct LaneInputs {
 };
 
 struct LaneResults {
-  float floats[24][16];
+  float floats[kNumOperations][16];
   float total;
   float largest;
   std::uint16_t halves[16];
@@ -67,6 +69,7 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
       V::times_power_of_two(a, F32::load(in.powers)),
       (wide + I32::all(-8)).to_float(),
       I32::widen_signed_bytes(signed_from).to_float(),
+      wide.times(-254).to_float(),
       wide.low_nibbles().to_float(),
       wide.high_nibbles().to_float(),
       V::add_dot(I32::all(5), w.low_nibbles(), in.x).to_float(),
@@ -75,8 +78,8 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
       V::add_dot_vector(I32::all(-3), w.high_nibbles(), in.x).to_float(),
       V::add_dot_vector_signed(I32::all(bias), signed_w, same).to_float(),
   };
-  static_assert(sizeof(results) / sizeof(F32) == sizeof(out.floats) / sizeof(out.floats[0]));
-  for (int i = 0; i < 24; ++i) results[i].store(out.floats[i]);
+  static_assert(sizeof(results) / sizeof(F32) == kNumOperations);
+  for (int i = 0; i < kNumOperations; ++i) results[i].store(out.floats[i]);
   out.total = a.total();
   out.largest = F32::load(in.numbers).largest();
   b.store_float16(out.halves);

@@ -133,19 +133,29 @@ std::size_t fitting(StoredType type, std::size_t size) {
 
 // ---- products ----
 
+// Whether rows have low bytes.
+enum class Width { kBytes, kWide };
+
 struct QuantizedRows {
   std::vector<std::int8_t> bytes;
+  std::vector<std::int8_t> low_bytes;  // empty unless wide
   std::vector<GroupScale> groups;
+
+  std::int8_t* low() { return low_bytes.empty() ? nullptr : low_bytes.data(); }
 };
 
-QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, std::size_t num_rows,
-                        std::size_t size, std::size_t padded) {
-  const std::size_t num_panels = (num_rows + kPanelRows - 1) / kPanelRows;
+// Of x [num_rows][padded].
+QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, std::size_t size,
+                        std::size_t padded, Width width) {
+  const std::size_t num_rows = x.size() / padded;
+  const std::size_t num_bytes = round_up(num_rows, kPanelRows) * padded;
   QuantizedRows rows;
-  rows.bytes.resize(num_panels * padded * kPanelRows);
-  rows.groups.resize(num_panels * padded / kGroup * kPanelRows);
+  rows.bytes.resize(num_bytes);
+  rows.low_bytes.resize(width == Width::kWide ? num_bytes : 0);
+  rows.groups.resize(num_bytes / kGroup);
   for (std::size_t row = 0; row < num_rows; ++row) {
-    table.quantize(&x[row * padded], size, row, padded, rows.bytes.data(), rows.groups.data());
+    table.quantize(&x[row * padded], size, row, padded, rows.bytes.data(), rows.low(),
+                   rows.groups.data());
   }
   return rows;
 }
@@ -155,7 +165,7 @@ bool same(const QuantizedRows& a, const QuantizedRows& b, bool has_same_bias) {
     return same_bits(x.scale, y.scale) && same_bits(x.scaled_sum, y.scaled_sum) &&
            x.nibble_bias == y.nibble_bias && (!has_same_bias || x.byte_bias == y.byte_bias);
   };
-  return a.bytes == b.bytes &&
+  return a.bytes == b.bytes && a.low_bytes == b.low_bytes &&
          std::equal(a.groups.begin(), a.groups.end(), b.groups.begin(), b.groups.end(), is_same);
 }
 
@@ -169,25 +179,37 @@ std::vector<float> padded_rows(std::size_t num_rows, std::size_t size, std::size
   return x;
 }
 
-void test_linear(const Tables& tables, StoredType type, std::size_t in, std::size_t out,
-                 std::size_t num_rows, Numbers numbers) {
+struct Shape {
+  std::size_t in;
+  std::size_t out;
+  std::size_t num_rows;
+};
+
+void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numbers numbers,
+                 Width width) {
   ThreadPool pool(1);
-  const std::size_t size = fitting(type, in);
+  const std::size_t size = fitting(type, shape.in);
   const std::size_t padded = round_up(size, 128);
-  const auto weight = Weights(type, out, size, numbers).packed<Matrix>(pool);
-  const std::vector<float> x = padded_rows(num_rows, size, padded, numbers);
-  CHECK(same(quantized(tables.variant, x, num_rows, size, padded),
-             quantized(tables.exact, x, num_rows, size, padded), true));
-  CHECK(same(quantized(tables.variant, x, num_rows, size, padded),
-             quantized(tables.otherwise, x, num_rows, size, padded), false));
+  const auto weight = Weights(type, shape.out, size, numbers).packed<Matrix>(pool);
+  const std::vector<float> x = padded_rows(shape.num_rows, size, padded, numbers);
+  const auto rows_of = [&](const StepKernels& table) {
+    return quantized(table, x, size, padded, width);
+  };
+  CHECK(same(rows_of(tables.variant), rows_of(tables.exact), true));
+  CHECK(same(rows_of(tables.variant), rows_of(tables.otherwise), false));
   const std::size_t stride = weight.num_tiles() * kTile + 16;
   for (const std::size_t first_tile : {std::size_t{0}, weight.num_tiles() / 2}) {
     compare(tables, numbers, [&](const StepKernels& table) {
-      const QuantizedRows rows = quantized(table, x, num_rows, size, padded);
-      std::vector<float> result(num_rows * stride, 7.0f);  // what is not of the tiles stays
+      QuantizedRows rows = rows_of(table);
+      std::vector<float> result(shape.num_rows * stride, 7.0f);  // what is not of the tiles stays
       table.linear({.weight = &weight,
-                    .x = {x.data(), padded, rows.bytes.data(), rows.groups.data(), padded},
-                    .num_rows = num_rows,
+                    .x = {.floats = x.data(),
+                          .stride = padded,
+                          .bytes = rows.bytes.data(),
+                          .low_bytes = rows.low(),
+                          .groups = rows.groups.data(),
+                          .padded_in = padded},
+                    .num_rows = shape.num_rows,
                     .tile_begin = first_tile,
                     .tile_end = weight.num_tiles(),
                     .out = result.data(),
@@ -197,46 +219,44 @@ void test_linear(const Tables& tables, StoredType type, std::size_t in, std::siz
   }
 }
 
-void test_products(const Tables& tables) {
-  for (const StoredType type : kTypes) {
-    for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
-      for (const std::size_t in : {1u, 33u, 200u}) {
-        for (const std::size_t num_rows : {1u, 2u, 3u, 4u, 5u, 7u, 11u, 13u}) {
-          test_linear(tables, type, in, in + 15, num_rows, numbers);
-        }
-      }
-      test_linear(tables, type, 2100, 16, 2, numbers);
-      test_linear(tables, type, 2080, 33, 26, numbers);
+void test_products(const Tables& tables, StoredType type, Numbers numbers, Width width) {
+  for (const std::size_t in : {1u, 33u, 200u}) {
+    for (const std::size_t num_rows : {1u, 2u, 3u, 4u, 5u, 7u, 11u, 13u}) {
+      test_linear(tables, type, {in, in + 15, num_rows}, numbers, width);
     }
   }
+  test_linear(tables, type, {2100, 16, 2}, numbers, width);
+  test_linear(tables, type, {2080, 33, 26}, numbers, width);
 }
 
-void test_dots(const Tables& tables) {
+void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width width) {
   ThreadPool pool(1);
-  for (const StoredType type : kTypes) {
-    for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
-      for (const std::size_t in : {1u, 33u, 100u, 700u}) {
-        const std::size_t size = fitting(type, in);
-        const auto weight = Weights(type, 3, size, numbers).packed<RowMatrix>(pool);
-        const std::size_t padded = round_up(size, 128);
-        const std::vector<float> x = padded_rows(1, size, padded, numbers);
-        compare(tables, numbers, [&](const StepKernels& table) {
-          std::vector<std::int8_t> bytes(padded, 99);
-          std::vector<float> scales(padded / kGroup, kNaN);
-          std::vector<float> sums(padded / kGroup, kNaN);
-          table.quantize_dot(x.data(), size, padded, bytes.data(), scales.data(), sums.data());
-          std::vector<float> results;
-          for (std::size_t row = 0; row < 3; ++row) {
-            results.push_back(
-                table.dot_row(weight, row, {x.data(), bytes.data(), scales.data(), sums.data()}));
-          }
-          results.insert(results.end(), bytes.begin(), bytes.end());
-          results.insert(results.end(), scales.begin(), scales.end());
-          results.insert(results.end(), sums.begin(), sums.end());
-          return results;
-        });
-      }
-    }
+  for (const std::size_t in : {1u, 33u, 100u, 700u}) {
+    const std::size_t size = fitting(type, in);
+    const auto weight = Weights(type, 3, size, numbers).packed<RowMatrix>(pool);
+    const std::size_t padded = round_up(size, 128);
+    const std::vector<float> x = padded_rows(1, size, padded, numbers);
+    compare(tables, numbers, [&](const StepKernels& table) {
+      std::vector<std::int8_t> bytes(padded, 99);
+      std::vector<std::int8_t> low(padded, 99);
+      std::vector<float> scales(padded / kGroup, kNaN);
+      std::vector<float> sums(padded / kGroup, kNaN);
+      std::int8_t* const low_bytes = width == Width::kWide ? low.data() : nullptr;
+      table.quantize_dot(x.data(), size, padded, bytes.data(), low_bytes, scales.data(),
+                         sums.data());
+      const DotRow row{.floats = x.data(),
+                       .bytes = bytes.data(),
+                       .low_bytes = low_bytes,
+                       .scales = scales.data(),
+                       .scaled_sums = sums.data()};
+      std::vector<float> results;
+      for (std::size_t i = 0; i < 3; ++i) results.push_back(table.dot_row(weight, i, row));
+      results.insert(results.end(), bytes.begin(), bytes.end());
+      results.insert(results.end(), low.begin(), low.end());
+      results.insert(results.end(), scales.begin(), scales.end());
+      results.insert(results.end(), sums.begin(), sums.end());
+      return results;
+    });
   }
 }
 
@@ -419,10 +439,12 @@ void test_functions(const Tables& tables, std::size_t n, Numbers numbers) {
 
 void test_variant(Variant variant) {
   const Tables tables = tables_of(variant);
-  test_products(tables);
-  test_dots(tables);
   for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
     for (const StoredType type : kTypes) {
+      for (const Width width : {Width::kBytes, Width::kWide}) {
+        test_products(tables, type, numbers, width);
+        test_dots(tables, type, numbers, width);
+      }
       for (const std::size_t out : {1u, 32u, 100u, 290u}) test_columns(tables, type, out, numbers);
     }
     for (const std::size_t n : {16u, 64u, 80u, 2048u}) {
