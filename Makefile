@@ -13,9 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check bench format lock clients parity native-test skills clean
+.PHONY: help serve test check bench format lock clients parity native-test native-test-arm64 native-test-x86 skills clean
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 20
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -74,6 +74,35 @@ native-test: $(VENV)/.serve ## run the C++ core's tests under ASan, UBSan and TS
 	    -DNESTLING_NATIVE_TESTS=ON -DNESTLING_SANITIZERS=$$sanitizers > /dev/null; \
 	  $(BIN)/cmake --build $$build; \
 	  $(BIN)/ctest --test-dir $$build --output-on-failure; \
+	done
+
+native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-compiled, under qemu
+	@{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } > /dev/null \
+	  || { echo "Needs a cross-compiler and an emulator (Debian: apt install g++-aarch64-linux-gnu qemu-user)" >&2; exit 2; }
+	@set -e; build=build/native-test-arm64; \
+	$(BIN)/cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DCMAKE_TOOLCHAIN_FILE="$(CURDIR)/native/cmake/aarch64-linux-gnu.cmake" \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNESTLING_NATIVE_TESTS=ON > /dev/null; \
+	$(BIN)/cmake --build $$build; \
+	QEMU_CPU=max $(BIN)/ctest --test-dir $$build --output-on-failure --exclude-regex variants; \
+	qemu-aarch64 -cpu max $$build/test_variants neon; \
+	qemu-aarch64 -cpu cortex-a53 $$build/test_variants portable
+
+# The files of a variant must leave no function behind that the linker could take for all processors.
+native-test-x86: $(VENV)/.serve ## run the C++ core's tests on emulated x86-64 without AVX-512 and AVX2
+	@command -v qemu-x86_64 > /dev/null \
+	  || { echo "Needs an emulator (Debian: apt install qemu-user)" >&2; exit 2; }
+	@set -e; build=build/native-test-x86; \
+	$(BIN)/cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DCMAKE_CXX_COMPILER="$(CXX)" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNESTLING_NATIVE_TESTS=ON > /dev/null; \
+	$(BIN)/cmake --build $$build; \
+	if nm -A -C --defined-only $$build/CMakeFiles/nestling_kernels.dir/native/src/*_avx*.o | grep ' [VW] '; then \
+	  echo "Built for one processor, but shared by all: see above" >&2; exit 1; fi; \
+	for processor in Haswell:avx2 Nehalem:portable; do \
+	  for test in $$build/test_*; do \
+	    echo "$${processor%:*}: $${test##*/}"; \
+	    qemu-x86_64 -cpu $${processor%:*} $$test $${processor#*:}; \
+	  done; \
 	done
 
 NODE_CLIENT := tests/e2e/node

@@ -55,7 +55,7 @@ struct Avx2Lanes {
 
 }  // namespace
 
-const KernelTable kAvx2Kernels{linear_task<Avx2Lanes, float>,
+constinit const KernelTable kAvx2Kernels{linear_task<Avx2Lanes, float>,
                                linear_task<Avx2Lanes, std::uint16_t>,
                                attention_task<Avx2Lanes>,
                                key_extent,
@@ -70,7 +70,7 @@ const KernelTable kAvx2Kernels{linear_task<Avx2Lanes, float>,
 
 namespace nestling {
 
-const KernelTable kAvx2Kernels{};
+constinit const KernelTable kAvx2Kernels{};
 
 }  // namespace nestling
 

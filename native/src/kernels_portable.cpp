@@ -48,7 +48,7 @@ struct PortableLanes {
 
 }  // namespace
 
-const KernelTable kPortableKernels{linear_task<PortableLanes, float>,
+constinit const KernelTable kPortableKernels{linear_task<PortableLanes, float>,
                                    linear_task<PortableLanes, std::uint16_t>,
                                    attention_task<PortableLanes>,
                                    key_extent,

@@ -246,6 +246,9 @@ void linear_kernel(const ProductTask& task) {
   }
 }
 
+// Below this a group counts as zeros: the inverse of its scale would leave float32's range.
+constexpr float kLeastMagnitude = 0x1p-100f;
+
 // Bytes of one group and its numbers: x is rounded to 127 steps of its largest magnitude, and what
 // is left to 127 further ones in `low` unless that is null.
 template <class V>
@@ -253,7 +256,7 @@ inline GroupScale quantize_group(const float* x, std::int8_t* bytes, std::int8_t
   using F32 = typename V::F32;
   const F32 halves[2] = {F32::load(x), F32::load(x + 16)};
   const float largest = V::max(V::abs(halves[0]), V::abs(halves[1])).largest();
-  const F32 inverse = F32::all(largest > 0.0f ? 127.0f / largest : 0.0f);
+  const F32 inverse = F32::all(largest >= kLeastMagnitude ? 127.0f / largest : 0.0f);
   for (std::size_t i = 0; i < 2; ++i) {
     const F32 steps = halves[i] * inverse;
     V::store_bytes(steps, bytes + 16 * i);

@@ -9,7 +9,7 @@
 
 namespace nestling {
 
-const StepKernels kAvx2Step = step_table<Avx2>();
+constinit const StepKernels kAvx2Step = step_table<Avx2>();
 
 }  // namespace nestling
 
@@ -17,7 +17,7 @@ const StepKernels kAvx2Step = step_table<Avx2>();
 
 namespace nestling {
 
-const StepKernels kAvx2Step{};
+constinit const StepKernels kAvx2Step{};
 
 }  // namespace nestling
 

@@ -9,7 +9,7 @@
 
 namespace nestling {
 
-const StepKernels kAvx512Step = step_table<Avx512>();
+constinit const StepKernels kAvx512Step = step_table<Avx512>();
 
 }  // namespace nestling
 
@@ -17,7 +17,7 @@ const StepKernels kAvx512Step = step_table<Avx512>();
 
 namespace nestling {
 
-const StepKernels kAvx512Step{};
+constinit const StepKernels kAvx512Step{};
 
 }  // namespace nestling
 

@@ -167,6 +167,7 @@ struct StepKernels {
 extern const StepKernels kPortableStep;
 extern const StepKernels kAvx2Step;
 extern const StepKernels kAvx512Step;
+extern const StepKernels kNeonStep;
 
 // Floats of scratch that an attention task over `num_keys` positions needs.
 std::size_t attention_scratch(std::size_t num_vectors, std::size_t head_stride,

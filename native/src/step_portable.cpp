@@ -7,6 +7,6 @@
 
 namespace nestling {
 
-const StepKernels kPortableStep = step_table<Portable>();
+constinit const StepKernels kPortableStep = step_table<Portable>();
 
 }  // namespace nestling

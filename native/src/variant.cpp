@@ -6,9 +6,40 @@
 #include "kernel_table.h"
 #include "step_kernels.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace nestling {
 
 namespace {
+
+// What the processor and its operating system offer.
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+#endif
+
+bool has_dot_product() {
+#if defined(__aarch64__) && defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return true;  // since the M1
+#else
+  return false;
+#endif
+}
 
 void require_supported(Variant variant) {
   if (is_supported(variant)) return;
@@ -26,24 +57,24 @@ const char* name_of(Variant variant) {
       return "avx2";
     case Variant::kAvx512:
       return "avx512";
+    case Variant::kNeon:
+      return "neon";
   }
   return "";
 }
 
 bool is_supported(Variant variant) {
-  if (variant == Variant::kPortable) return true;
-#if defined(__x86_64__)
-  if (variant == Variant::kAvx2) {
-    return kAvx2Step.linear != nullptr && __builtin_cpu_supports("avx2") &&
-           __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  switch (variant) {
+    case Variant::kPortable:
+      return true;
+    case Variant::kAvx2:
+      return kAvx2Step.linear != nullptr && has_avx2();
+    case Variant::kAvx512:
+      return kAvx512Step.linear != nullptr && has_avx2() && has_avx512();
+    case Variant::kNeon:
+      return kNeonStep.linear != nullptr && has_dot_product();
   }
-  return kAvx512Step.linear != nullptr && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
-         is_supported(Variant::kAvx2);
-#else
   return false;
-#endif
 }
 
 Variant best_variant() {
@@ -59,7 +90,8 @@ Variant best_variant() {
 
 const KernelTable& kernels(Variant variant) {
   require_supported(variant);
-  return variant == Variant::kPortable ? kPortableKernels : kAvx2Kernels;
+  const bool has_avx2_kernels = variant == Variant::kAvx2 || variant == Variant::kAvx512;
+  return has_avx2_kernels ? kAvx2Kernels : kPortableKernels;
 }
 
 const StepKernels& step_kernels(Variant variant) {
@@ -71,6 +103,8 @@ const StepKernels& step_kernels(Variant variant) {
       return kAvx2Step;
     case Variant::kAvx512:
       return kAvx512Step;
+    case Variant::kNeon:
+      return kNeonStep;
   }
   return kPortableStep;
 }

@@ -3,12 +3,14 @@
 
 namespace nestling {
 
-// kAvx512 includes VNNI.
-enum class Variant { kPortable, kAvx2, kAvx512 };
+// kAvx512 includes VNNI, kNeon the dot-product extension; arm64 without that runs kPortable.
+enum class Variant { kPortable, kAvx2, kAvx512, kNeon };
 
-inline constexpr Variant kVariants[] = {Variant::kPortable, Variant::kAvx2, Variant::kAvx512};
+// From slow to fast among those that one processor can run.
+inline constexpr Variant kVariants[] = {Variant::kPortable, Variant::kAvx2, Variant::kAvx512,
+                                        Variant::kNeon};
 
-// "portable", "avx2" or "avx512".
+// "portable", "avx2", "avx512" or "neon".
 const char* name_of(Variant variant);
 
 // True if this build holds the variant and this processor can run it.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 _Dtype: TypeAlias = Literal["float32", "bfloat16"]
 _Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
-_Variant: TypeAlias = Literal["best", "portable", "avx2"]
+_Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 
 @final
 class ThreadPool:
