@@ -93,8 +93,7 @@ class WeightReader {
     if (stored.row_size % block_elements(stored.type) != 0) {
       throw nb::value_error("table: expected rows of whole blocks");
     }
-    require_extent("table: number of bytes", bytes.shape(0),
-                   stored.num_rows * stored.row_bytes());
+    require_extent("table: number of bytes", bytes.shape(0), stored.num_rows * stored.row_bytes());
     return stored;
   }
 
@@ -167,8 +166,8 @@ struct Model {
 
 void make_model(Model* self, const nb::dict& config, const nb::list& layers,
                 const nb::dict& weights, std::size_t max_rows, std::size_t max_model_len,
-                bool prefill_skip, bool wide_activations,
-                std::shared_ptr<ThreadPool> pool, const std::string& variant) {
+                bool prefill_skip, bool wide_activations, std::shared_ptr<ThreadPool> pool,
+                const std::string& variant) {
   const Gemma3nConfig c = config_of(config);
   std::vector<LayerConfig> layer_configs = layers_of(layers);
   Gemma3nWeights w = weights_of(weights, c, layer_configs.size());
@@ -207,8 +206,7 @@ nb::ndarray<nb::numpy, float> step(Model& self, KvCache& cache, const AnyArray& 
   NewArray<float, 2> logits({batch.logit_rows.size(), num_logits});
   Gemma3n::OnLayer trace;
   if (!on_layer.is_none()) {
-    trace = [&](std::size_t layer, const float* streams, std::size_t num_rows,
-                std::size_t stride) {
+    trace = [&](std::size_t layer, const float* streams, std::size_t num_rows, std::size_t stride) {
       const nb::gil_scoped_acquire acquire;
       const Gemma3nConfig& c = self.model->config();
       NewArray<float, 3> copy({num_rows, c.altup_num_inputs, c.hidden_size});
@@ -256,7 +254,8 @@ void make_cache(KvCache* self, const Model& model, std::size_t block_size,
 void bind_gemma3n(nb::module_& module) {
   nb::class_<Model>(module, "Gemma3n")
       .def("__init__", &make_model, "config"_a, "layers"_a, "weights"_a, nb::kw_only(),
-           "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "wide_activations"_a, "pool"_a, "variant"_a)
+           "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "wide_activations"_a, "pool"_a,
+           "variant"_a)
       .def("step", &step, "cache"_a, "input_ids"_a, "positions"_a, "query_start_loc"_a,
            "full_block_table"_a, "sliding_block_table"_a, "logit_rows"_a, "num_logits"_a,
            "on_layer"_a.none() = nb::none())

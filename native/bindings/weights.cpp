@@ -1,7 +1,5 @@
 // Stored weights in Python: rows as float32, and the three packed forms.
 
-#include "modules.h"
-
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -12,6 +10,7 @@
 #include <string>
 
 #include "arrays.h"
+#include "modules.h"
 #include "nestling/encode.h"
 #include "nestling/matrix.h"
 #include "nestling/stored.h"

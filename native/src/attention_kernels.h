@@ -128,8 +128,8 @@ inline void mix(const AttentionTask& task, const AttentionSpan& span, const floa
       F32 lanes[kLanes];
       for (int t = 0; t < kLanes; ++t) lanes[t] = load_cached<V>(value + 16 * t);
       for (int i = 0; i < kVectors; ++i) {
-        const F32 share = F32::all(weight[static_cast<std::size_t>(i) * num_keys +
-                                          static_cast<std::size_t>(key)]);
+        const F32 share = F32::all(
+            weight[static_cast<std::size_t>(i) * num_keys + static_cast<std::size_t>(key)]);
         for (int t = 0; t < kLanes; ++t) sums[i][t] = V::fma(share, lanes[t], sums[i][t]);
       }
     }

@@ -70,15 +70,14 @@ void check_layer(const Gemma3nConfig& c, const LayerConfig& layer, const LayerWe
                  "per_layer_input_gate");
   require_matrix(w.per_layer_projection, hidden, c.hidden_size_per_layer_input,
                  "per_layer_projection");
-  for (const auto& [vector, name] :
-       {std::pair{&w.input_layernorm, "input_layernorm"},
-        {&w.post_attention_layernorm, "post_attention_layernorm"},
-        {&w.pre_feedforward_layernorm, "pre_feedforward_layernorm"},
-        {&w.post_feedforward_layernorm, "post_feedforward_layernorm"},
-        {&w.post_laurel_norm, "post_laurel_norm"},
-        {&w.post_per_layer_input_norm, "post_per_layer_input_norm"},
-        {&w.router_norm, "router_norm"},
-        {&w.correct_output_scale, "correct_output_scale"}}) {
+  for (const auto& [vector, name] : {std::pair{&w.input_layernorm, "input_layernorm"},
+                                     {&w.post_attention_layernorm, "post_attention_layernorm"},
+                                     {&w.pre_feedforward_layernorm, "pre_feedforward_layernorm"},
+                                     {&w.post_feedforward_layernorm, "post_feedforward_layernorm"},
+                                     {&w.post_laurel_norm, "post_laurel_norm"},
+                                     {&w.post_per_layer_input_norm, "post_per_layer_input_norm"},
+                                     {&w.router_norm, "router_norm"},
+                                     {&w.correct_output_scale, "correct_output_scale"}}) {
     require_vector(*vector, hidden, name);
   }
   const std::size_t n = c.altup_num_inputs;
@@ -134,8 +133,8 @@ void pad_weights(const Gemma3nConfig& c, Gemma3nWeights& weights) {
     Vector router(c.altup_num_inputs * hidden, 0.0f);
     for (std::size_t i = 0; i < c.altup_num_inputs; ++i) {
       for (std::size_t k = 0; k < c.hidden_size; ++k) {
-        router[i * hidden + k] = w.router[i * c.hidden_size + k] * w.router_norm[k] /
-                                 static_cast<float>(c.hidden_size);
+        router[i * hidden + k] =
+            w.router[i * c.hidden_size + k] * w.router_norm[k] / static_cast<float>(c.hidden_size);
       }
     }
     w.router = std::move(router);
@@ -171,8 +170,8 @@ KvCache::KvCache(const Gemma3nConfig& config, std::span<const LayerConfig> layer
   for (std::size_t i = 0; i < 2; ++i) {
     Pool& pool = pools_[i];
     pool.block_elements = num_layers[i] * layer_elements;
-    pool.data = Buffer(std::max<std::size_t>(pool.num_blocks * pool.block_elements, 1) *
-                       element_bytes());
+    pool.data =
+        Buffer(std::max<std::size_t>(pool.num_blocks * pool.block_elements, 1) * element_bytes());
   }
 }
 
@@ -211,9 +210,9 @@ double Gemma3n::weight_bytes_per_token() const {
                                 static_cast<double>(times_.num_sparse_neurons)
                           : 0.05;
   for (const LayerWeights& w : weights_.layers) {
-    for (const auto* matrix : {&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj, &w.laurel_left,
-                               &w.laurel_right, &w.gate_proj, &w.up_proj, &w.down_proj,
-                               &w.per_layer_input_gate, &w.per_layer_projection}) {
+    for (const auto* matrix :
+         {&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj, &w.laurel_left, &w.laurel_right, &w.gate_proj,
+          &w.up_proj, &w.down_proj, &w.per_layer_input_gate, &w.per_layer_projection}) {
       add(*matrix);
     }
     if (w.up_rows != nullptr) {

@@ -1,5 +1,5 @@
-// One step, in the order of docs/model.md, "The forward step". Row-wise work and products alternate;
-// each is one parallel loop whose pieces do not depend on each other.
+// One step, in the order of docs/model.md, "The forward step". Row-wise work and products
+// alternate; each is one parallel loop whose pieces do not depend on each other.
 
 #include <algorithm>
 #include <chrono>
@@ -19,12 +19,12 @@ namespace {
 
 constexpr float kLeastMeanSquare = 1e-5f;  // the floor of AltUp's magnitudes, HF's
 constexpr std::size_t kMostStreams = 16;
-constexpr std::size_t kChunk = 64;           // neurons between two marks in a row's living ones
-constexpr std::size_t kUpChunks = 4;         // whose rows of up_proj stay in the L2 cache
-constexpr std::size_t kDecodedWidth = 64;    // outputs of some chunks that stay in the L2 cache
+constexpr std::size_t kChunk = 64;         // neurons between two marks in a row's living ones
+constexpr std::size_t kUpChunks = 4;       // whose rows of up_proj stay in the L2 cache
+constexpr std::size_t kDecodedWidth = 64;  // outputs of some chunks that stay in the L2 cache
 constexpr std::size_t kDecodedChunks = 4;
-constexpr std::size_t kRowsToDecodeFor = 24; // from here on columns serve more than one row
-constexpr std::size_t kSlice = 512;          // outputs that one thread adds up for few rows
+constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
+constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
 constexpr std::size_t kHeadTiles = 16;
 // In the first layers, which all others build upon, the inputs of attention and of the gate are
 // wide: on random 25-layer models that lowers the divergence from float32 by eight times.
@@ -99,8 +99,8 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   ffn_in = Activations(rows, c.hidden_size);
   bool has_float_down = false;
   for (const LayerWeights& w : weights.layers) {
-    has_float_down = has_float_down ||
-                     (w.down_proj != nullptr && !is_quantized(w.down_proj->format()));
+    has_float_down =
+        has_float_down || (w.down_proj != nullptr && !is_quantized(w.down_proj->format()));
   }
   ffn_act = Activations(rows, intermediate, has_float_down);
   if (has_sparse) {
@@ -129,8 +129,8 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
     for (Outputs& table : rope[type]) table = Outputs(rows, c.head_dim / 2);
     for (std::size_t i = 0; i < c.head_dim; i += 2) {
       // Rounded to float32 where HF rounds.
-      const auto exponent = static_cast<double>(static_cast<float>(i) /
-                                                static_cast<float>(c.head_dim));
+      const auto exponent =
+          static_cast<double>(static_cast<float>(i) / static_cast<float>(c.head_dim));
       inverse_frequency[type].push_back(1.0f / static_cast<float>(std::pow(base, exponent)));
     }
   }
@@ -210,8 +210,7 @@ class Gemma3n::Step {
                       x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data());
   }
   float inverse_rms(float sum_squares, std::size_t size) const {
-    return 1.0f /
-           std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
+    return 1.0f / std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
   }
   float* stream(Outputs& streams, std::size_t row, std::size_t index) const {
     return streams.row(row) + index * hidden_;
@@ -232,8 +231,7 @@ class Gemma3n::Step {
   std::size_t num_rows_;
 };
 
-void Gemma3n::step(const StepBatch& batch, KvCache& cache, float* logits,
-                   const OnLayer& on_layer) {
+void Gemma3n::step(const StepBatch& batch, KvCache& cache, float* logits, const OnLayer& on_layer) {
   Step(*this, batch, cache).run(logits, on_layer);
 }
 
@@ -300,10 +298,9 @@ void Gemma3n::Step::check() const {
       }
       const std::int32_t position = batch_.positions[row];
       const bool is_next = row == begin || position == batch_.positions[row - 1] + 1;
-      if (position < 0 || static_cast<std::size_t>(position) >= model_.max_model_len_ ||
-          !is_next) {
-        refuse("positions", row,
-               "ascending by one, below " + std::to_string(model_.max_model_len_), position);
+      if (position < 0 || static_cast<std::size_t>(position) >= model_.max_model_len_ || !is_next) {
+        refuse("positions", row, "ascending by one, below " + std::to_string(model_.max_model_len_),
+               position);
       }
       ws_.row_position[row] = position;
       ws_.row_sequence[row] = s;
@@ -372,10 +369,10 @@ void Gemma3n::Step::embed_row(std::size_t row) {
   decode_row(w_.embed_tokens, static_cast<std::size_t>(batch_.input_ids[row]), e);
   const float scale = std::sqrt(static_cast<float>(c_.hidden_size));
   for (std::size_t i = 0; i < c_.hidden_size; ++i) e[i] *= scale;
-  const bool is_quantized_input =
-      is_quantized(w_.per_layer_model_projection->format()) ||
-      std::ranges::any_of(w_.altup_projections,
-                          [](const auto& matrix) { return is_quantized(matrix->format()); });
+  const bool is_quantized_input = is_quantized(w_.per_layer_model_projection->format()) ||
+                                  std::ranges::any_of(w_.altup_projections, [](const auto& matrix) {
+                                    return is_quantized(matrix->format());
+                                  });
   if (is_quantized_input) quantize(ws_.embedding, row);
   std::memcpy(stream(ws_.streams, row, 0), e, hidden_ * sizeof(float));
 }
@@ -405,12 +402,10 @@ void Gemma3n::Step::project_per_layer_inputs(std::size_t layer_begin, std::size_
     for (std::size_t layer = layer_begin; layer < layer_end; ++layer) {
       const float* from = ws_.projected.row(row) + layer * size;
       for (std::size_t i = 0; i < size; ++i) projected_layer[i] = from[i] * projection_scale;
-      const float inverse =
-          inverse_rms(kernels_.sum_squares(projected_layer.data(), stride), size);
+      const float inverse = inverse_rms(kernels_.sum_squares(projected_layer.data(), stride), size);
       float* to = ws_.per_layer.row(row) + layer * stride;
       for (std::size_t i = 0; i < size; ++i) {
-        to[i] = projected_layer[i] * (inverse * std::sqrt(0.5f)) *
-                    w_.per_layer_projection_norm[i] +
+        to[i] = projected_layer[i] * (inverse * std::sqrt(0.5f)) * w_.per_layer_projection_norm[i] +
                 looked_up[layer * size + i] * table_scale;
       }
     }
@@ -650,8 +645,8 @@ void Gemma3n::Step::attend(std::size_t layer) {
     }
     if (is_quantized_out) quantize(ws_.attended, row);
   });
-  linear(*w.laurel_left, ws_.normed.from(0), 0, w.laurel_left->num_tiles(),
-         ws_.laurel_low.row(0), ws_.laurel_low.stride);
+  linear(*w.laurel_left, ws_.normed.from(0), 0, w.laurel_left->num_tiles(), ws_.laurel_low.row(0),
+         ws_.laurel_low.stride);
   if (is_quantized(w.laurel_right->format())) {
     for_rows([&](std::size_t row) { quantize(ws_.laurel_low, row); });
   }
@@ -681,13 +676,11 @@ void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
   if (any_quantized({w.gate_proj.get(), w.up_proj.get()})) quantize(ws_.ffn_in, row);
   if (w.up_rows != nullptr && is_quantized(w.up_rows->format())) {
     const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
-    kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.ffn_in.padded_in,
-                          ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
-                          ws_.ffn_in.is_wide
-                              ? ws_.dot_low_bytes.data() + row * ws_.ffn_in.padded_in
-                              : nullptr,
-                          ws_.dot_scales.data() + row * groups,
-                          ws_.dot_sums.data() + row * groups);
+    kernels_.quantize_dot(
+        ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.ffn_in.padded_in,
+        ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
+        ws_.ffn_in.is_wide ? ws_.dot_low_bytes.data() + row * ws_.ffn_in.padded_in : nullptr,
+        ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
   }
 }
 
@@ -710,15 +703,14 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
   Activations& act = ws_.ffn_act;
   // Pieces are whole groups of 32 neurons: two tiles.
   const std::size_t num_pairs = (num_tiles + 1) / 2;
-  // As many as the scratch takes: kFeedForwardRows rows of kFeedForwardTiles tiles, or fewer rows of
-  // more.
+  // As many as the scratch takes: kFeedForwardRows rows of kFeedForwardTiles tiles, or fewer rows
+  // of more.
   const std::size_t most_tiles = num_rows_ > kPanelRows
                                      ? kFeedForwardTiles
                                      : kFeedForwardRows * kFeedForwardTiles / kPanelRows;
   const std::size_t grain =
       std::clamp<std::size_t>(tiles_at_once(num_tiles) / 2, 1, most_tiles / 2);
-  pool_.parallel_for(num_pairs, grain, [&](std::size_t begin, std::size_t end,
-                                           std::size_t thread) {
+  pool_.parallel_for(num_pairs, grain, [&](std::size_t begin, std::size_t end, std::size_t thread) {
     const std::size_t tile_begin = 2 * begin;
     const std::size_t tile_end = std::min(2 * end, num_tiles);
     const std::size_t width = 2 * (end - begin) * kTile;
@@ -758,9 +750,8 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
     const float mean = kernels_.sum(gate, padded(size)) / static_cast<float>(size);
     const float variance =
         kernels_.sum_squared_distances(gate, size, mean) / static_cast<float>(size);
-    ws_.num_live[row] =
-        kernels_.select_live(gate, size, mean + multiplier * std::sqrt(variance),
-                             ws_.live_indices.data() + row * index_stride, gate);
+    ws_.num_live[row] = kernels_.select_live(gate, size, mean + multiplier * std::sqrt(variance),
+                                             ws_.live_indices.data() + row * index_stride, gate);
     std::memset(ws_.ffn_out.row(row), 0, ws_.ffn_out.stride * sizeof(float));
   });
   std::size_t num_live = 0;
@@ -780,7 +771,9 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
       marks[chunk] = next;
     }
   });
-  const auto marks = [&](std::size_t row) { return ws_.live_marks.data() + row * ws_.marks_stride; };
+  const auto marks = [&](std::size_t row) {
+    return ws_.live_marks.data() + row * ws_.marks_stride;
+  };
   const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
   pool_.parallel_for(num_chunks, kUpChunks, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = 0; row < num_rows_; ++row) {
@@ -798,37 +791,38 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
   const bool decodes = num_rows_ >= kRowsToDecodeFor;
   const std::size_t slice = decodes ? kDecodedWidth : kSlice;
   const std::size_t padded_out = w.down_columns->padded_out();
-  pool_.parallel_for((padded_out + slice - 1) / slice, 1, [&](std::size_t piece, std::size_t,
-                                                            std::size_t thread) {
-    const std::size_t begin = piece * slice;
-    const std::size_t end = std::min(begin + slice, padded_out);
-    if (!decodes) {
-      for (std::size_t row = 0; row < num_rows_; ++row) {
-        kernels_.sparse_down({.weight = w.down_columns.get(),
-                              .indices = ws_.live_indices.data() + row * index_stride,
-                              .values = ws_.gate.row(row),
-                              .num_live = ws_.num_live[row],
-                              .begin = begin,
-                              .end = end,
-                              .out = ws_.ffn_out.row(row)});
-      }
-      return;
-    }
-    float* const decoded = ws_.thread_scratch[thread].data();
-    LiveRow* const rows = ws_.thread_live_rows[thread].data();
-    for (std::size_t chunk = 0; chunk < num_chunks; chunk += kDecodedChunks) {
-      const std::size_t next = std::min(chunk + kDecodedChunks, num_chunks);
-      const std::size_t first = chunk * kChunk;
-      kernels_.decode_columns(*w.down_columns, first, std::min(next * kChunk, size), begin, end,
-                              decoded);
-      for (std::size_t row = 0; row < num_rows_; ++row) {
-        const std::size_t from = marks(row)[chunk];
-        rows[row] = {ws_.live_indices.data() + row * index_stride + from, ws_.gate.row(row) + from,
-                     marks(row)[next] - from, ws_.ffn_out.row(row) + begin};
-      }
-      kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
-    }
-  });
+  pool_.parallel_for(
+      (padded_out + slice - 1) / slice, 1, [&](std::size_t piece, std::size_t, std::size_t thread) {
+        const std::size_t begin = piece * slice;
+        const std::size_t end = std::min(begin + slice, padded_out);
+        if (!decodes) {
+          for (std::size_t row = 0; row < num_rows_; ++row) {
+            kernels_.sparse_down({.weight = w.down_columns.get(),
+                                  .indices = ws_.live_indices.data() + row * index_stride,
+                                  .values = ws_.gate.row(row),
+                                  .num_live = ws_.num_live[row],
+                                  .begin = begin,
+                                  .end = end,
+                                  .out = ws_.ffn_out.row(row)});
+          }
+          return;
+        }
+        float* const decoded = ws_.thread_scratch[thread].data();
+        LiveRow* const rows = ws_.thread_live_rows[thread].data();
+        for (std::size_t chunk = 0; chunk < num_chunks; chunk += kDecodedChunks) {
+          const std::size_t next = std::min(chunk + kDecodedChunks, num_chunks);
+          const std::size_t first = chunk * kChunk;
+          kernels_.decode_columns(*w.down_columns, first, std::min(next * kChunk, size), begin, end,
+                                  decoded);
+          for (std::size_t row = 0; row < num_rows_; ++row) {
+            const std::size_t from = marks(row)[chunk];
+            rows[row] = {ws_.live_indices.data() + row * index_stride + from,
+                         ws_.gate.row(row) + from, marks(row)[next] - from,
+                         ws_.ffn_out.row(row) + begin};
+          }
+          kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
+        }
+      });
   times_.weight_bytes += (w.up_rows->num_bytes() + w.down_columns->num_bytes()) *
                          std::min<std::size_t>(num_live, size) / size;
 }
@@ -949,8 +943,7 @@ void Gemma3n::Step::exit(float* logits) {
   const std::size_t num_logits = batch_.num_logits;
   const std::size_t num_tiles = (num_logits + kTile - 1) / kTile;
   const std::size_t grain = std::min(tiles_at_once(num_tiles), kHeadTiles);
-  pool_.parallel_for(num_tiles, grain, [&](std::size_t begin, std::size_t end,
-                                           std::size_t thread) {
+  pool_.parallel_for(num_tiles, grain, [&](std::size_t begin, std::size_t end, std::size_t thread) {
     float* const out = ws_.thread_scratch[thread].data();
     const std::size_t width = (end - begin) * kTile;
     const std::size_t wanted = std::min(width, num_logits - begin * kTile);

@@ -87,31 +87,31 @@ struct Gemma3n::Workspace {
   Outputs attended_heads;  // [row][head][padded head_dim], if that differs
   Activations laurel_low;
   Outputs attention_out, laurel_out;
-  Outputs hidden;          // after attention; then after feed-forward
-  Activations ffn_in;      // after pre_feedforward_layernorm
-  Activations ffn_act;     // gelu(gate) * up
-  Outputs gate;            // of sparse layers; then the living neurons' values
-  Outputs up;              // of sparse layers that are computed densely
+  Outputs hidden;                     // after attention; then after feed-forward
+  Activations ffn_in;                 // after pre_feedforward_layernorm
+  Activations ffn_act;                // gelu(gate) * up
+  Outputs gate;                       // of sparse layers; then the living neurons' values
+  Outputs up;                         // of sparse layers that are computed densely
   Array<std::uint32_t> live_indices;  // [row][gate.stride + 16]
   std::vector<std::size_t> num_live;  // [row]
   Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see sparse_feed_forward
   std::size_t marks_stride = 0;
-  Array<std::int8_t> dot_bytes;       // [row][padded_in of hidden]
+  Array<std::int8_t> dot_bytes;  // [row][padded_in of hidden]
   Array<std::int8_t> dot_low_bytes;
   Array<float> dot_scales, dot_sums;  // [row][groups]
   Outputs ffn_out;
-  Activations gate_in;    // of the per-layer input gate
-  Activations gated;      // gelu(gate) * per-layer input
+  Activations gate_in;  // of the per-layer input gate
+  Activations gated;    // gelu(gate) * per-layer input
   Outputs gate_out, update;
-  Outputs projected;      // per_layer_model_projection's output
-  Outputs per_layer;      // [row][layer][padded per-layer size]
-  Outputs total;          // at the exit
-  Activations last;       // after the last norm
-  Outputs rope[2][2];     // of full and sliding layers: cosines, sines [row][head_dim / 2]
+  Outputs projected;   // per_layer_model_projection's output
+  Outputs per_layer;   // [row][layer][padded per-layer size]
+  Outputs total;       // at the exit
+  Activations last;    // after the last norm
+  Outputs rope[2][2];  // of full and sliding layers: cosines, sines [row][head_dim / 2]
   std::vector<float> inverse_frequency[2];
   std::vector<Array<float>> thread_scratch;  // one a thread
   std::vector<std::vector<LiveRow>> thread_live_rows;
-  std::size_t attention_rows = 1;            // rows of an attention tile
+  std::size_t attention_rows = 1;  // rows of an attention tile
   std::vector<std::int64_t> row_position;
   std::vector<std::size_t> row_sequence;
   std::vector<std::size_t> source_row;  // [row], its place in the batch

@@ -56,13 +56,13 @@ struct Avx2Lanes {
 }  // namespace
 
 constinit const KernelTable kAvx2Kernels{linear_task<Avx2Lanes, float>,
-                               linear_task<Avx2Lanes, std::uint16_t>,
-                               attention_task<Avx2Lanes>,
-                               key_extent,
-                               weights_of,
-                               buckets_of,
-                               keep,
-                               sum_of};
+                                         linear_task<Avx2Lanes, std::uint16_t>,
+                                         attention_task<Avx2Lanes>,
+                                         key_extent,
+                                         weights_of,
+                                         buckets_of,
+                                         keep,
+                                         sum_of};
 
 }  // namespace nestling
 

@@ -49,12 +49,12 @@ struct PortableLanes {
 }  // namespace
 
 constinit const KernelTable kPortableKernels{linear_task<PortableLanes, float>,
-                                   linear_task<PortableLanes, std::uint16_t>,
-                                   attention_task<PortableLanes>,
-                                   key_extent,
-                                   weights_of,
-                                   buckets_of,
-                                   keep,
-                                   sum_of};
+                                             linear_task<PortableLanes, std::uint16_t>,
+                                             attention_task<PortableLanes>,
+                                             key_extent,
+                                             weights_of,
+                                             buckets_of,
+                                             keep,
+                                             sum_of};
 
 }  // namespace nestling

@@ -154,13 +154,13 @@ struct Avx2 {
   };
 
   static I32 add_dot(I32 sum, Bytes w, const std::int8_t* x4) {
-    const __m256i x = _mm256_set1_epi32(
-        *reinterpret_cast<const std::int32_t __attribute__((may_alias))*>(x4));
+    const __m256i x =
+        _mm256_set1_epi32(*reinterpret_cast<const std::int32_t __attribute__((may_alias))*>(x4));
     return {_mm256_add_epi32(sum.low, dot(w.low, x)), _mm256_add_epi32(sum.high, dot(w.high, x))};
   }
   static I32 add_dot_signed(I32 sum, Bytes w, const std::int8_t* x4) {
-    const __m256i x = _mm256_set1_epi32(
-        *reinterpret_cast<const std::int32_t __attribute__((may_alias))*>(x4));
+    const __m256i x =
+        _mm256_set1_epi32(*reinterpret_cast<const std::int32_t __attribute__((may_alias))*>(x4));
     return {_mm256_add_epi32(sum.low, dot_signed(w.low, x)),
             _mm256_add_epi32(sum.high, dot_signed(w.high, x))};
   }
@@ -179,8 +179,8 @@ struct Avx2 {
     const __m256i words =
         _mm256_packs_epi32(_mm256_cvtps_epi32(values.low), _mm256_cvtps_epi32(values.high));
     const __m256i ordered = _mm256_permute4x64_epi64(words, 0b11011000);
-    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered),
-                                          _mm256_extracti128_si256(ordered, 1));
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
   }
 

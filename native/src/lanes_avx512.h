@@ -12,7 +12,7 @@ namespace nestling {
 namespace {
 
 struct Avx512 {
-  static constexpr int kMostRows = 12;      // their sums take 24 of the 32 registers
+  static constexpr int kMostRows = 12;  // their sums take 24 of the 32 registers
   static constexpr int kMostWideRows = 8;
   static constexpr std::int32_t kByteBias = 128;  // signed weights are shifted to unsigned ones
 

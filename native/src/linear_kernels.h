@@ -40,8 +40,8 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
   F32 sums[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    sums[r] = group_begin == 0 ? F32::zero()
-                               : F32::load(out + static_cast<std::size_t>(r) * out_stride);
+    sums[r] =
+        group_begin == 0 ? F32::zero() : F32::load(out + static_cast<std::size_t>(r) * out_stride);
   }
   for (std::size_t g = group_begin; g < group_end; ++g) {
     for (int j = 0; j < kLines; ++j) V::prefetch(line + kPrefetchBytes + 64 * j);
@@ -139,8 +139,7 @@ inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, st
     const F32 lanes = load_weights<V>(w + k * kTile);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      sums[r] =
-          V::fma(F32::all(from[static_cast<std::size_t>(r) * x.stride + k]), lanes, sums[r]);
+      sums[r] = V::fma(F32::all(from[static_cast<std::size_t>(r) * x.stride + k]), lanes, sums[r]);
     }
   }
 #pragma GCC unroll 16

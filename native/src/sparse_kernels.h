@@ -166,9 +166,9 @@ inline ColumnPair<V> quantized_column(const ColumnMatrix& weight, std::size_t co
   F32 w[2];
   for (std::size_t i = 0; i < 2; ++i) {
     const F32 scale = F32::load_float16(weight.scales() + plane + 16 * i);
-    w[i] = kHasMin ? V::fma(q[i].to_float(), scale,
-                            F32::load_float16(weight.mins() + plane + 16 * i))
-                   : q[i].to_float() * scale;
+    w[i] = kHasMin
+               ? V::fma(q[i].to_float(), scale, F32::load_float16(weight.mins() + plane + 16 * i))
+               : q[i].to_float() * scale;
   }
   return {w[0], w[1]};
 }
@@ -202,8 +202,8 @@ inline void add_columns(const SparseDownTask& task, std::size_t begin, const Rea
   for (std::size_t n = 0; n < task.num_live; ++n) {
     const F32 value = F32::all(task.values[n]);
     for (int i = 0; i < kPairs; ++i) {
-      const ColumnPair<V> w = read(*task.weight, task.indices[n],
-                                   begin + 32 * static_cast<std::size_t>(i));
+      const ColumnPair<V> w =
+          read(*task.weight, task.indices[n], begin + 32 * static_cast<std::size_t>(i));
       sums[2 * i] = V::fma(value, w.first, sums[2 * i]);
       sums[2 * i + 1] = V::fma(value, w.second, sums[2 * i + 1]);
     }

@@ -1,4 +1,5 @@
-// The step kernels with AVX2, FMA and F16C; this file alone is built for those (see CMakeLists.txt).
+// The step kernels with AVX2, FMA and F16C; this file alone is built for those (see
+// CMakeLists.txt).
 
 #include "step_kernels.h"
 

@@ -16,9 +16,9 @@ namespace nestling {
 
 constexpr std::size_t kPanelRows = 4;
 
-// Activations are rounded to bytes in groups of 32: x = scale * byte. Where that would cost too much
-// (see kWideLayers in gemma3n_step.cpp) they are wide: x = scale * (kWideStep * byte + low byte),
-// as good as 16 bits, at twice the multiplications.
+// Activations are rounded to bytes in groups of 32: x = scale * byte. Where that would cost too
+// much (see kWideLayers in gemma3n_step.cpp) they are wide: x = scale * (kWideStep * byte + low
+// byte), as good as 16 bits, at twice the multiplications.
 constexpr std::int32_t kWideStep = 254;
 
 // What a group of one row needs beside its bytes; `sum` is that of the integers that scale
@@ -55,11 +55,11 @@ struct ProductTask {
 
 // One row in a form for dots with single rows of weights.
 struct DotRow {
-  const float* floats;       // [padded_in], zero beyond in_features
-  const std::int8_t* bytes;  // [padded_in]
+  const float* floats;           // [padded_in], zero beyond in_features
+  const std::int8_t* bytes;      // [padded_in]
   const std::int8_t* low_bytes;  // [padded_in], null unless wide
-  const float* scales;       // [padded_in / 32]
-  const float* scaled_sums;  // [padded_in / 32]
+  const float* scales;           // [padded_in / 32]
+  const float* scaled_sums;      // [padded_in / 32]
 };
 
 // out[d] += sum over live neurons n of values[n] * column indices[n], for outputs [begin, end).
@@ -70,7 +70,7 @@ struct SparseDownTask {
   std::size_t num_live;
   std::size_t begin;  // multiples of 32
   std::size_t end;
-  float* out;         // [padded_out]
+  float* out;  // [padded_out]
 };
 
 // Columns [first, ...) of a ColumnMatrix in float32, a range of outputs of each.
@@ -156,8 +156,8 @@ struct StepKernels {
   void (*to_float16)(const float* x, std::size_t n, std::uint16_t* out);
   // Indices of x > cutoff and gelu(x - cutoff); returns their number. `values` may be x itself;
   // both have room for size + 16.
-  std::size_t (*select_live)(const float* x, std::size_t size, float cutoff,
-                             std::uint32_t* indices, float* values);
+  std::size_t (*select_live)(const float* x, std::size_t size, float cutoff, std::uint32_t* indices,
+                             float* values);
   // x = gelu(x) * y
   void (*gelu_times)(float* x, const float* y, std::size_t n);
   // x = cap * tanh(x / cap)

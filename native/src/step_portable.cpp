@@ -1,8 +1,7 @@
 // The step kernels for any processor.
 
-#include "step_kernels.h"
-
 #include "lanes_portable.h"
+#include "step_kernels.h"
 #include "step_table.h"
 
 namespace nestling {

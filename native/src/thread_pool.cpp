@@ -79,7 +79,9 @@ void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body
   // the loop closed, or its caller sees the thread inside; likewise for one that falls asleep.
   open_loop_.store(++num_loops_);
   if (num_sleeping_.load() > 0) {
-    { const std::lock_guard lock(sleep_mutex_); }
+    {
+      const std::lock_guard lock(sleep_mutex_);
+    }
     wake_.notify_all();
   }
   take_pieces(0);

@@ -48,16 +48,16 @@ struct Gemma3nConfig {
 struct LayerConfig {
   std::size_t intermediate_size = 0;
   bool is_sliding = false;
-  std::size_t kv_source_layer = 0;       // itself if it owns keys and values
-  std::optional<float> std_multiplier;   // of the sparse activation; none: dense
+  std::size_t kv_source_layer = 0;      // itself if it owns keys and values
+  std::optional<float> std_multiplier;  // of the sparse activation; none: dense
 };
 
 struct LayerWeights {
   Shared<Matrix> q_proj, k_proj, v_proj, o_proj;  // k and v are null in layers that share
   Shared<Matrix> laurel_left, laurel_right;
   Shared<Matrix> gate_proj;
-  Shared<Matrix> up_proj, down_proj;         // dense, or
-  Shared<RowMatrix> up_rows;                 // sparse
+  Shared<Matrix> up_proj, down_proj;  // dense, or
+  Shared<RowMatrix> up_rows;          // sparse
   Shared<ColumnMatrix> down_columns;
   Shared<Matrix> per_layer_input_gate, per_layer_projection;
   Vector input_layernorm, post_attention_layernorm, pre_feedforward_layernorm;
@@ -81,8 +81,8 @@ struct Gemma3nWeights {
   std::vector<LayerWeights> layers;
 };
 
-// Each can be switched off to be measured. Sparse feed-forward is chosen when the weights are packed
-// (LayerWeights).
+// Each can be switched off to be measured. Sparse feed-forward is chosen when the weights are
+// packed (LayerWeights).
 struct Switches {
   bool prefill_skip = true;  // rows without logits stop at the last keys and values
   // 16-bit activations in the first layers: not a saving but the price of exactness.
@@ -119,9 +119,9 @@ class KvCache {
   std::size_t element_bytes() const { return config_.is_float16 ? 2 : 4; }
 
   CacheConfig config_;
-  std::size_t group_elements_ = 0;             // keys and values of 16 positions in one layer
-  std::vector<std::size_t> layer_offset_;      // [layer], elements into a block of its pool
-  std::array<Pool, 2> pools_;                  // full, sliding
+  std::size_t group_elements_ = 0;         // keys and values of 16 positions in one layer
+  std::vector<std::size_t> layer_offset_;  // [layer], elements into a block of its pool
+  std::array<Pool, 2> pools_;              // full, sliding
 };
 
 // Rows of all sequences, concatenated. Everything is checked: Gemma3n::step throws

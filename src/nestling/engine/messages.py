@@ -143,7 +143,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     num_cached_tokens: int
     """Prompt tokens taken from the cache instead of being computed."""
     part_seconds: dict[str, float] = {}
-    """Time of all steps so far: `part_times.PARTS`, and "model.*", the runner's parts of "model"."""
+    """Time of all steps so far: `part_times.PARTS`, and "model.*", parts of "model" within it."""
 
 
 EngineEvent = EngineInfo | LoadFailed | TokenOutput | RequestFailed | Stats

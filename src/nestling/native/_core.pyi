@@ -1,6 +1,7 @@
 # The C++ core as native/bindings/core.cpp exposes it; only this package imports it.
 
-from typing import Literal, TypeAlias, final
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,3 +121,49 @@ def attention(
 ) -> NDArray[np.float32]: ...
 def read_bandwidth(num_bytes: int, pool: ThreadPool) -> float: ...
 def variants() -> tuple[_Variant, ...]: ...
+
+@final
+class Gemma3n:
+    def __init__(
+        self,
+        config: dict[str, float],
+        layers: list[Any],
+        weights: dict[str, Any],
+        *,
+        max_rows: int,
+        max_model_len: int,
+        prefill_skip: bool,
+        wide_activations: bool,
+        pool: ThreadPool,
+        variant: str,
+    ) -> None: ...
+    def step(
+        self,
+        cache: KvCache,
+        input_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        query_start_loc: NDArray[np.int32],
+        full_block_table: NDArray[np.int32],
+        sliding_block_table: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        num_logits: int,
+        on_layer: Callable[[int, NDArray[np.float32]], None] | None = None,
+    ) -> NDArray[np.float32]: ...
+    def times(self) -> dict[str, float]: ...
+    def weight_bytes_per_token(self) -> float: ...
+
+@final
+class KvCache:
+    def __init__(
+        self,
+        model: Gemma3n,
+        *,
+        block_size: int,
+        num_full_blocks: int,
+        num_sliding_blocks: int,
+        is_float16: bool,
+    ) -> None: ...
+    @property
+    def full_block_bytes(self) -> int: ...
+    @property
+    def sliding_block_bytes(self) -> int: ...

@@ -4,7 +4,7 @@ Matrices are packed from the mapped file without a float copy; the embedding tab
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from nestling.weights.mapped_file import release
 from nestling.weights.stored_tensor import StoredTensors
 
 WeightDtype = Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"]
-WEIGHT_DTYPES: tuple[str, ...] = get_args(WeightDtype)
+PackedFormat = Literal["float32", "float16", "bfloat16", "q8", "q4"]
 
 _HEAD = "embed_tokens.weight"
 _TABLES = (_HEAD, "embed_tokens_per_layer.weight")
@@ -124,7 +124,7 @@ def _sparse_names(config: Gemma3nTextConfig) -> Iterator[str]:
 
 def _format(
     name: str, dtype_in_file: str, data: NDArray[np.uint8], dtype: WeightDtype
-) -> str | None:
+) -> PackedFormat | None:
     """The core's name of the format to pack into; None keeps the stored values."""
     if dtype in ("q8", "q4") and not any(part in name for part in _NEVER_QUANTIZED):
         return dtype
