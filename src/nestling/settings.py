@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(2 * 2**20, ge=4096, description="largest request head")
     header_timeout_s: Seconds = Field(10.0, description="time for a request head to arrive")
     body_timeout_s: Seconds = Field(30.0, description="time for a request body to arrive")
+    write_timeout_s: Seconds = Field(
+        30.0, description="time for a client to read what piles up of its answer"
+    )
     idle_timeout_s: Seconds = Field(75.0, description="life of a connection between requests")
     keep_alive_interval_s: Seconds = Field(
         10.0, description="silence in a stream after which a comment line is sent"

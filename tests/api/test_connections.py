@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -252,3 +253,119 @@ def test_run_uses_uvloop_and_returns_the_result() -> None:
         return type(asyncio.get_running_loop()).__module__
 
     assert run(main()).split(".")[0] == "uvloop"
+
+
+UPGRADES = {
+    "h2c": ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"),
+    "websocket": ("Connection: keep-alive, Upgrade", "Upgrade: websocket"),
+}
+
+
+@pytest.mark.parametrize("extra", UPGRADES.values(), ids=UPGRADES)
+@pytest.mark.parametrize("pieces", [1, 7], ids=["at once", "in pieces"])
+async def test_offered_upgrade_is_passed_over(
+    url: str, extra: tuple[str, ...], pieces: int
+) -> None:
+    """HTTP/2 clients offer it with a body; the next request on the connection is answered too."""
+    data = request_bytes(chat_body(), *extra)
+    reader, writer = await connect(url)
+    for at in range(pieces):
+        writer.write(data[at * len(data) // pieces : (at + 1) * len(data) // pieces])
+        await asyncio.sleep(0.02)
+    writer.write(request_bytes(chat_body(), "Connection: close"))
+    async with asyncio.timeout(WITHIN_S):
+        answer = await reader.read()
+    writer.close()
+    assert answer.count(b"HTTP/1.1 201 ") == 2
+
+
+async def test_offered_upgrade_that_closes(url: str) -> None:
+    data = request_bytes(chat_body(), "Connection: close, Upgrade", "Upgrade: h2c")
+    assert (await exchange(url, data)).count(b"HTTP/1.1 201 ") == 1
+
+
+async def test_long_address(url: str) -> None:
+    head = b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\nOrigin: http://a\r\n\r\n"
+    answer = await exchange(url, head)
+    assert answer.startswith(b"HTTP/1.1 414 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b'"code":"address_too_long"' in answer
+    for header in (b"access-control-allow-origin: *", b"x-inference-id: ", b"no-store"):
+        assert header in answer
+
+
+async def test_refused_head_shows_nothing_to_other_origins(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    ours = settings.model_copy(update={"cors_origins": ("https://a.example",)})
+    async with running(create_app(chat, accounts, ours, healthy), ours) as url:
+        answer = await exchange(url, b"NONSENSE\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"access-control" not in answer
+
+
+def deaf_connection(url: str) -> socket.socket:
+    """A client that takes next to nothing into its own buffers."""
+    host, port = url.removeprefix("http://").split(":")
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect((host, int(port)))
+    return deaf
+
+
+async def test_unread_stream_is_bounded_and_cut_off(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    """No more is taken from the engine than the buffers hold; then the connection is reset."""
+    num_asked = 0
+
+    class Counted(tuple[str, ...]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal num_asked
+            while num_asked < 10_000:
+                num_asked += 1
+                yield "x" * 10_000
+
+    chat.pieces = Counted(("x",) * 10_001)
+    strict = settings.model_copy(update={"write_timeout_s": 1.0})
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
+        with deaf_connection(url) as deaf:
+            deaf.sendall(request_bytes(chat_body(stream=True)))
+            begin = time.monotonic()
+            assert await ends(chat) == "aborted"
+            assert time.monotonic() - begin < 4
+    assert num_asked * 10_000 < 12 * 2**20
+
+
+async def test_slow_reader_that_goes_on_is_served(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    chat.pieces = ("x" * 50_000,) * 200
+    strict = settings.model_copy(update={"write_timeout_s": 1.0})
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
+        reader, writer = await connect(url)
+        writer.write(request_bytes(chat_body(stream=True), "Connection: close"))
+        num_bytes = 0
+        async with asyncio.timeout(30):
+            while chunk := await reader.read(2**17):
+                num_bytes += len(chunk)
+                await asyncio.sleep(0.02)
+        writer.close()
+    assert num_bytes > 200 * 50_000
+    assert chat.ended == ["finished"]
+
+
+async def test_unread_answer_does_not_keep_a_closed_connection(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    chat.pieces = ("x" * 8_000_000,)
+    strict = settings.model_copy(update={"write_timeout_s": 0.5})
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
+        with deaf_connection(url) as deaf:
+            deaf.sendall(request_bytes(chat_body(), "Connection: close"))
+            await asyncio.sleep(1.5)
+            deaf.settimeout(WITHIN_S)
+            num_bytes = 0
+            while chunk := await asyncio.to_thread(deaf.recv, 2**20):
+                num_bytes += len(chunk)
+    assert 0 < num_bytes < len(chat.pieces[0])

@@ -62,7 +62,12 @@ def test_codes() -> None:
 def test_limits() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     assert f"({defaults['max_body_bytes'] // 2**20} MiB)" in PAGE
-    for name in ("body_timeout_s", "shutdown_timeout_s", "keep_alive_interval_s"):
+    for name in (
+        "body_timeout_s",
+        "write_timeout_s",
+        "shutdown_timeout_s",
+        "keep_alive_interval_s",
+    ):
         assert f"{defaults[name]:g} s" in PAGE
         assert f"`{name}`" in PAGE
     for limit in (schemas.MAX_STOP_LENGTH, schemas.MAX_LOGIT_BIASES, schemas.MAX_BIAS_KEY_LENGTH):

@@ -33,6 +33,8 @@ LAST_USED_STEP = timedelta(minutes=1)
 
 _log = get_logger("accounts")
 _t = api_key_table.c
+_NEEDS = "This request requires a valid API key."
+"""What the hosted API says to all of these; the reason follows."""
 _NO_HASH = "0" * 64
 """Compared with when there is no such key, so that both cases take the same steps."""
 _COUNT_CHANGE = update(key_change_table).values(count=key_change_table.c.count + 1)
@@ -167,12 +169,12 @@ class KeyStore:
         """Return the key with this text; raises `AuthenticationError` with the reason."""
         prefix = prefix_of(secret)
         if prefix is None:
-            raise AuthenticationError("Incorrect API key provided.")
+            raise AuthenticationError(f"Incorrect API key provided. {_NEEDS}")
         found = self._lookup.by_prefix(prefix)
         stored = _NO_HASH if found is None else found[1]
         is_equal = hmac.compare_digest(key_hash(secret, self._pepper), stored)
         if found is None or not is_equal:
-            raise AuthenticationError("Incorrect API key provided.")
+            raise AuthenticationError(f"Incorrect API key provided. {_NEEDS}")
         key, now = found[0], self._now()
         _require_good(key, now)
         self._note_use(key, now)
@@ -182,7 +184,7 @@ class KeyStore:
         """Return the key as it is now; raises `AuthenticationError` if it is no longer good."""
         key = self._lookup.by_id(key_id)
         if key is None:
-            raise AuthenticationError("This API key has been deleted.")
+            raise AuthenticationError(f"{_NEEDS} This one has been deleted.")
         _require_good(key, self._now())
         return key
 
@@ -250,9 +252,9 @@ def _check_name(name: str | None) -> None:
 
 def _require_good(key: ApiKey, now: datetime) -> None:
     if key.disabled:
-        raise AuthenticationError("This API key is disabled.", code="api_key_disabled")
+        raise AuthenticationError(f"{_NEEDS} This one is disabled.", code="api_key_disabled")
     if key.is_expired(now):
-        raise AuthenticationError("This API key has expired.", code="api_key_expired")
+        raise AuthenticationError(f"{_NEEDS} This one has expired.", code="api_key_expired")
 
 
 def _unknown(which: str) -> NotFoundError:

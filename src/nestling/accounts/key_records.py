@@ -45,7 +45,7 @@ class SpendLimit:
         """Return the error for a request that does not fit; amounts are nano-USD."""
         every = "" if self.retention == "no_reset" else f" a {self.retention}"
         return QuotaExceededError(
-            f"You've run out of credits on this key: its limit is ${usd(self.threshold_nano_usd):g}"
+            f"You've run out of credits. This key's limit is ${usd(self.threshold_nano_usd):g}"
             f"{every}, ${usd(spent):.9g} of it are spent and ${usd(reserved):.9g} are held by "
             "requests that are running. Raise the key's limit or ask for fewer tokens."
         )

@@ -73,25 +73,30 @@ class KeyWatch:
                 await self._look()
             except StoreError as error:
                 _log.warning("keys of running requests not checked", problem=error.message)
+            except Exception:  # noqa: BLE001 - a defect must not leave later changes unseen
+                _log.exception("keys of running requests not checked")
 
     async def _look(self) -> None:
         count = self._keys.change_count()
         is_changed = count != self._seen
-        suspects = [r for r in self._running if is_changed or r.expires]
-        for key_id in {running.key_id for running in suspects}:
-            for running in suspects:
-                if running.key_id == key_id and not running.stop.done():
-                    error = await self._problem(running, is_changed=is_changed)
-                    if error is not None and not running.stop.done():
-                        running.stop.set_result(error)
+        suspects: dict[tuple[str, str], list[_Running]] = {}
+        for running in self._running:
+            if (is_changed or running.expires) and not running.stop.done():
+                suspects.setdefault((running.key_id, running.scope), []).append(running)
+        for (key_id, scope), group in suspects.items():
+            error = await self._problem(key_id, scope, is_changed=is_changed)
+            for running in group:
+                if error is not None and not running.stop.done():
+                    running.stop.set_result(type(error)(error.message, code=error.code))
         self._seen = count
 
-    async def _problem(self, running: _Running, *, is_changed: bool) -> NestlingError | None:
+    async def _problem(self, key_id: str, scope: str, *, is_changed: bool) -> NestlingError | None:
         """Return what a new request with this key would be refused with."""
         try:
-            require_scope(self._keys.recheck(running.key_id), running.scope)
-            if is_changed:
-                await self._ledger.check_limit(running.key_id)
+            key = self._keys.recheck(key_id)
+            require_scope(key, scope)
+            if is_changed and key.limit is not None:
+                await self._ledger.hold(key_id)
         except (AuthenticationError, PermissionDeniedError) as error:
             return error
         return None

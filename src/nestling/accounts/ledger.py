@@ -38,26 +38,29 @@ _log = get_logger("accounts")
 class Meter:
     """One running request; `settle` ends it, exactly once."""
 
-    def __init__(self, ledger: "Ledger", inference: Inference, reserved: int | None) -> None:
+    def __init__(self, ledger: "Ledger", inference: Inference, most: int) -> None:
         self._ledger = ledger
-        self._inference = inference
-        self._reserved = reserved
-        """Nano-USD; None if the key has no limit."""
-        self._is_settled = False
+        self.inference = inference
+        self.most = most
+        """Nano-USD that the request may cost."""
+        self.is_reserved = False
+        """That much of the key's limit is held, or was asked for; never if the key has no limit."""
+        self.is_settled = False
 
     def note(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Remember durably, soon, how far the request is."""
-        if self._reserved is not None and not self._is_settled:
-            self._ledger.note(self._inference.inference_id, prompt_tokens, completion_tokens)
+        if self.is_reserved and not self.is_settled:
+            self._ledger.note(self.inference.inference_id, prompt_tokens, completion_tokens)
 
     def settle(self, charge: Charge) -> int:
         """Queue the request's row; returns what it costs in nano-USD. Does no I/O."""
-        assert not self._is_settled, "a request is settled once"
-        self._is_settled = True
+        assert not self.is_settled, "a request is settled once"
+        self.is_settled = True
         prices = self._ledger.prices
         cost = prices.cost(charge.prompt_tokens, charge.completion_tokens) * charge.succeeded
-        assert self._reserved is None or cost <= self._reserved, "more was used than was reserved"
-        self._ledger.put(Settle(self._inference, charge, cost, self._reserved is not None))
+        assert cost <= self.most, "more was used than was announced"
+        self._ledger.forget(self)
+        self._ledger.put(Settle(self.inference, charge, cost, self.is_reserved))
         return cost
 
 
@@ -69,6 +72,8 @@ class Ledger:
         self._writer = writer
         self._waiting: deque[Operation] = deque()
         self._notes: dict[str, tuple[int, int]] = {}
+        self._unlimited: dict[str, set[Meter]] = {}
+        """Requests that hold nothing, by key: it had no limit when they began."""
         self._num_spooled = 0
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -83,18 +88,49 @@ class Ledger:
         """
         if self._num_spooled >= MAX_SPOOL or self._is_closing:
             raise UsageUnavailableError("the accounts database does not take what was used")
+        meter = Meter(self, inference, self.prices.cost(*most))
         if key.limit is None:
-            return Meter(self, inference, None)
-        amount = self.prices.cost(*most)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.put(Reserve(inference, amount, done))
+            self._unlimited.setdefault(key.key_id, set()).add(meter)
+            return meter
         try:
-            await done
+            await self._reserve(meter)
         except asyncio.CancelledError:
-            if not done.cancelled() and done.done() and done.exception() is None:
-                Meter(self, inference, amount).settle(Charge())
+            meter.settle(Charge())
             raise
-        return Meter(self, inference, amount)
+        return meter
+
+    async def hold(self, key_id: str) -> None:
+        """Reserve for the requests of a key that has been given a limit while they run.
+
+        Raises `QuotaExceededError` if the limit does not cover what is spent and reserved and what
+        they may still cost.
+        """
+        while meters := self._unlimited.get(key_id):
+            meter = next(iter(meters))
+            self.forget(meter)
+            try:
+                await self._reserve(meter)
+            except UsageUnavailableError:
+                if not meter.is_settled:
+                    meter.is_reserved = False
+                    self._unlimited.setdefault(key_id, set()).add(meter)
+                raise
+        await self.check_limit(key_id)
+
+    def forget(self, meter: Meter) -> None:
+        """Take a request from those that hold nothing."""
+        meters = self._unlimited.get(meter.inference.key_id)
+        if meters is not None:
+            meters.discard(meter)
+            if not meters:
+                del self._unlimited[meter.inference.key_id]
+
+    async def _reserve(self, meter: Meter) -> None:
+        """Hold the most that a request may cost; a settlement that comes later lets go of it."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        meter.is_reserved = True
+        self.put(Reserve(meter.inference, meter.most, done))
+        await done
 
     async def check_limit(self, key_id: str) -> None:
         """Raise `QuotaExceededError` if the key's limit is below what is spent and reserved."""
@@ -185,15 +221,8 @@ class Ledger:
             if isinstance(operation, Settle):
                 self._num_spooled -= 1
             else:
-                self._hand_over(operation, result)
+                _resolve(operation.done, result)
         return True
-
-    def _hand_over(self, operation: Reserve | Check | Ask, result: Result) -> None:
-        """Tell the waiting request; if it has gone, take its reservation back."""
-        is_gone = operation.done.cancelled()
-        _resolve(operation.done, result)
-        if is_gone and result is None and isinstance(operation, Reserve):
-            Meter(self, operation.inference, operation.nano_usd).settle(Charge())
 
 
 def _resolve(done: asyncio.Future[Any], result: Result) -> None:

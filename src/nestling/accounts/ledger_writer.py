@@ -113,7 +113,9 @@ def _refusal(
     keys = select(api_key_table).where(api_key_table.c.key_id == key_id)
     row = connection.execute(keys).first()
     if row is None:
-        return AuthenticationError("This API key has been deleted.")
+        return AuthenticationError(
+            "This request requires a valid API key. This one has been deleted."
+        )
     limit = limit_of(row)
     if limit is None:
         return None

@@ -17,9 +17,10 @@ def time_text(moment: datetime) -> str:
 async def send_body(
     send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Send a whole JSON answer."""
+    """Send a whole JSON answer, which nobody keeps unless `headers` allow it."""
+    given = {**NO_STORE, **(headers or {})}
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _json_headers(body)]
-    raw += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in (headers or {}).items()]
+    raw += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 

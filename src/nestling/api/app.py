@@ -118,7 +118,7 @@ def _routes(services: Services, health: Health) -> list[Route]:
 
 
 async def _livez(_scope: Scope, _receive: Receive, send: Send) -> None:
-    await send_body(send, 200, _OK, {"cache-control": "no-store"})
+    await send_body(send, 200, _OK)
 
 
 def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
@@ -130,6 +130,6 @@ def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
         except EngineError as error:
             await send_error(scope, send, replace(http_error(error), status=503))
         else:
-            await send_body(send, 200, _OK, {"cache-control": "no-store"})
+            await send_body(send, 200, _OK)
 
     return readyz

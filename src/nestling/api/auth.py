@@ -106,5 +106,7 @@ def bearer_secret(headers: list[tuple[bytes, bytes]]) -> str:
     if scheme.lower() != b"bearer":
         raise AuthenticationError("Expected the Authorization scheme 'Bearer', but got another.")
     if len(secret) > MAX_KEY_LENGTH or not _KEY_TEXT.fullmatch(secret):
-        raise AuthenticationError("Incorrect API key provided.")
+        raise AuthenticationError(
+            "Incorrect API key provided. This request requires a valid API key."
+        )
     return secret.decode("ascii")

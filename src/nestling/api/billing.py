@@ -16,7 +16,7 @@ from nestling.accounts.accounts import Accounts
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.money import NANO_USD_PER_CREDIT, credits_of, usd
 from nestling.accounts.usage import UsageRow
-from nestling.api.answers import NO_STORE, send_body, time_text
+from nestling.api.answers import send_body, time_text
 from nestling.api.queries import Query, bad_parameter
 from nestling.api.usage import read_time
 from nestling.errors import PermissionDeniedError
@@ -160,4 +160,4 @@ def _read_offset_time(query: Query, name: str) -> datetime | None:
 
 
 async def _send(send: Send, body: Any) -> None:
-    await send_body(send, 200, msgspec.json.encode(body), NO_STORE)
+    await send_body(send, 200, msgspec.json.encode(body))

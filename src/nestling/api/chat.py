@@ -22,7 +22,9 @@ class ChatFormat:
 
     def __init__(self, chat: ChatModel, settings: Settings) -> None:
         self._names = model_names(chat)
-        self._limits = MessageLimits(settings.max_file_bytes, settings.system_role)
+        self._limits = MessageLimits(
+            settings.max_file_bytes, settings.system_role, chat.max_model_len
+        )
 
     def read(self, raw: Mapping[str, Any]) -> InferenceBody:
         """Validate a body; raises `InvalidRequestError`."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nestling.api.fields import (
+    MAX_INTEGER,
     Boolean,
     Integer,
     Object,
@@ -29,6 +30,7 @@ from nestling.api.schemas import (
     refuse_unsupported,
 )
 from nestling.chat.request import CompletionRequest
+from nestling.errors import ContextLengthExceededError
 
 MAX_CHOICES = 32
 """Prompts times `n`."""
@@ -60,11 +62,16 @@ KNOWN_COMPLETION_FIELDS = frozenset(
 )
 
 
-def read_completion_body(raw: Mapping[str, Any], model_names: tuple[str, ...]) -> InferenceBody:
-    """Validate the whole body; raises `InvalidRequestError` for the first field that is wrong."""
+def read_completion_body(
+    raw: Mapping[str, Any], model_names: tuple[str, ...], max_model_len: int = MAX_INTEGER
+) -> InferenceBody:
+    """Validate the whole body; raises `InvalidRequestError` for the first field that is wrong.
+
+    Lists of more ids than the context holds are refused before any of them is looked at.
+    """
     given = {name: value for name, value in raw.items() if value is not None}
     check_model(given.get("model"), model_names)
-    prompts = _read_prompts(given.get("prompt"))
+    prompts = _read_prompts(given.get("prompt"), max_model_len)
     refuse_unsupported(given, COMPLETION_NEUTRAL_FIELDS)
     values = read_fields(given, COMPLETION_FIELDS)
     sampling = read_sampling(given)
@@ -98,7 +105,7 @@ def _check_together(values: Mapping[str, Any], n: int, num_prompts: int) -> None
         raise invalid(f"{message}got {num_prompts} * {n} instead.", "n", "integer_above_max_value")
 
 
-def _read_prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
+def _read_prompts(value: Any, max_model_len: int) -> tuple[str | tuple[int, ...], ...]:
     """Return the prompts: one text, one list of token ids, or an array of either."""
     if value is None:
         raise missing("prompt")
@@ -109,19 +116,25 @@ def _read_prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
         message = "Invalid 'prompt': empty array. Expected an array with minimum length 1, but got "
         raise invalid(f"{message}an empty array instead.", "prompt", "empty_array")
     if not isinstance(items[0], (str, list)):
-        return (_read_ids("prompt", items),)
+        return (_read_ids("prompt", items, max_model_len),)
     read_array("prompt", value, maximum=MAX_CHOICES)
-    return tuple(_read_prompt(f"prompt[{i}]", item) for i, item in enumerate(items))
+    return tuple(_read_prompt(f"prompt[{i}]", item, max_model_len) for i, item in enumerate(items))
 
 
-def _read_prompt(name: str, value: Any) -> str | tuple[int, ...]:
+def _read_prompt(name: str, value: Any, max_model_len: int) -> str | tuple[int, ...]:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return _read_ids(name, value)
+        return _read_ids(name, value, max_model_len)
     raise wrong_type(name, "a string or an array of token ids", value)
 
 
-def _read_ids(name: str, items: list[Any]) -> tuple[int, ...]:
+def _read_ids(name: str, items: list[Any], max_model_len: int) -> tuple[int, ...]:
+    if len(items) >= max_model_len:
+        raise ContextLengthExceededError(
+            f"This model's context holds {max_model_len} tokens, one of them for the answer at "
+            f"least, but '{name}' has {len(items)} tokens. Please shorten the prompt.",
+            param=name,
+        )
     token_id = Integer(0)
     return tuple(token_id.read(f"{name}[{i}]", item) for i, item in enumerate(items))

@@ -17,10 +17,11 @@ class CompletionFormat:
 
     def __init__(self, chat: ChatModel) -> None:
         self._names = model_names(chat)
+        self._max_model_len = chat.max_model_len
 
     def read(self, raw: Mapping[str, Any]) -> InferenceBody:
         """Validate a body; raises `InvalidRequestError`."""
-        return read_completion_body(raw, self._names)
+        return read_completion_body(raw, self._names, self._max_model_len)
 
     def collector(
         self, identity: ReplyIdentity, body: InferenceBody, num_choices: int

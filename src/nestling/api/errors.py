@@ -48,6 +48,7 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "request_too_large",
+    414: "address_too_long",
     415: "unsupported_media_type",
     421: "misdirected_request",
     431: "headers_too_large",

@@ -22,7 +22,7 @@ from nestling.api.auth import INFERENCE_SCOPE
 from nestling.api.bodies import DONE_FRAME, Collector, FrameEncoder, ReplyIdentity, new_identity
 from nestling.api.context import RequestContext, request_context
 from nestling.api.errors import error_frame, http_error
-from nestling.api.json_body import parse_json_object
+from nestling.api.json_body import LARGE_BYTES, parse_json_object
 from nestling.api.lifecycle import ClientDisconnectedError
 from nestling.api.metering import Caller, MeteredReply, cost_headers, metered, take
 from nestling.api.request_body import read_json_body
@@ -73,8 +73,11 @@ class InferenceEndpoint:
             raise ServerShutdownError("the server is shutting down")
         context, key = request_context(scope), scope["state"]["api_key"]
         take(services.requests, "requests", 1, key, context)
-        raw = parse_json_object(await read_json_body(scope, receive, services.settings))
-        body = self._format.read(raw)
+        content = await read_json_body(scope, receive, services.settings)
+        if len(content) < LARGE_BYTES:
+            body = self._read(content)
+        else:
+            body = await asyncio.to_thread(self._read, content)
         self._log_unknown(body.unknown)
         identity = new_identity(services.chat)
         context.inference_id = identity.id
@@ -85,6 +88,9 @@ class InferenceEndpoint:
                 await run.answer_stream(receive, send, stop)
             else:
                 await run.answer_whole(receive, send, stop)
+
+    def _read(self, content: bytes) -> InferenceBody:
+        return self._format.read(parse_json_object(content))
 
     def _inference(
         self, key: ApiKey, context: RequestContext, identity: ReplyIdentity, body: InferenceBody

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.key_records import ApiKey, SpendLimit
 from nestling.accounts.money import usd
-from nestling.api.answers import NO_STORE, send_body, time_text
+from nestling.api.answers import send_body, time_text
 from nestling.api.fields import shown
 from nestling.api.json_body import parse_json_object
 from nestling.api.key_fields import read_key_changes, read_new_key
@@ -105,4 +105,4 @@ def _limit_body(limit: SpendLimit | None) -> dict[str, Any] | None:
 
 
 async def _send(send: Send, data: Any) -> None:
-    await send_body(send, 200, msgspec.json.encode({"data": data}), NO_STORE)
+    await send_body(send, 200, msgspec.json.encode({"data": data}))

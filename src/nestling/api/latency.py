@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from nestling.api.answers import NO_STORE, send_body, time_text
+from nestling.api.answers import send_body, time_text
 from nestling.api.queries import Query
 
 WINDOW_S = 300
@@ -60,7 +60,7 @@ class LatencyWindow:
                 if metrics
             ],
         }
-        await send_body(send, 200, msgspec.json.encode(body), NO_STORE)
+        await send_body(send, 200, msgspec.json.encode(body))
 
     def _metrics(self, endpoint: str) -> dict[str, Any]:
         samples, oldest = self._samples[endpoint], self._clock() - WINDOW_S

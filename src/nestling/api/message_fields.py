@@ -21,6 +21,7 @@ from nestling.api.fields import (
     wrong_type,
 )
 from nestling.chat.template import AttachedFile, ChatMessage
+from nestling.errors import ContextLengthExceededError
 
 Role = Literal["system", "developer", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -38,6 +39,8 @@ class MessageLimits:
 
     max_file_bytes: int
     system_role: Literal["fold", "refuse"]
+    max_messages: int = 2**31
+    """The context's tokens: of more messages each would have less than one."""
 
 
 def read_messages(value: Any, limits: MessageLimits) -> tuple[ChatMessage, ...]:
@@ -48,6 +51,12 @@ def read_messages(value: Any, limits: MessageLimits) -> tuple[ChatMessage, ...]:
     if not items:
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1, "
         raise invalid(message + "but got an empty array instead.", "messages", "empty_array")
+    if len(items) >= limits.max_messages:
+        raise ContextLengthExceededError(
+            f"This model's context holds {limits.max_messages} tokens, but there are {len(items)} "
+            "messages, and each takes one token at least. Please shorten the messages.",
+            param="messages",
+        )
     messages, names = [], []
     for index, item in enumerate(items):
         at = f"messages[{index}]"

@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from nestling.accounts.key_records import ApiKey
+from nestling.accounts.key_records import ApiKey, require_scope
 from nestling.accounts.ledger import Meter
 from nestling.accounts.ledger_records import Charge, Inference
 from nestling.accounts.money import credits_of
 from nestling.accounts.rate_limits import RateLimiter, RateState
+from nestling.api.auth import INFERENCE_SCOPE
 from nestling.api.context import RequestContext
 from nestling.api.latency import Latency
 from nestling.api.services import Services
@@ -107,14 +108,18 @@ async def metered(
 ) -> AsyncGenerator[MeteredReply, None]:
     """Hold tokens and credit for a reply while it runs, and settle them however it ends.
 
-    Raises `RateLimitError`, `QuotaExceededError` or `UsageUnavailableError` if it may not run.
+    Raises `RateLimitError`, `QuotaExceededError` or `UsageUnavailableError` if it may not run, and
+    what a new request would get if the key has been lost since it was admitted; from here on the
+    key's watch sees what happens to it.
     """
     most = (prepared.num_prompt_tokens, prepared.max_completion_tokens)
     held = min(sum(most), services.settings.tokens_per_minute)
     take(services.tokens, "tokens", held, caller.key, caller.context)
     reply: MeteredReply | None = None
     try:
-        meter = await services.accounts.ledger.open_meter(caller.inference, caller.key, most)
+        key = services.accounts.keys.recheck(caller.key.key_id)  # the body may have taken long
+        require_scope(key, INFERENCE_SCOPE)
+        meter = await services.accounts.ledger.open_meter(caller.inference, key, most)
         reply = MeteredReply(services, caller.inference, prepared, meter)
         yield reply
         reply.settle("succeeded")

@@ -35,6 +35,7 @@ _ERRORS = {
     405: "Not with this method",
     408: "Came too slowly",
     413: "Too large",
+    414: "The address is too long",
     415: "Of another type than JSON",
     421: "The Host names another server",
     429: "Too many requests or tokens a minute",
@@ -48,7 +49,7 @@ _SCHEMAS: Mapping[str, Schema] = {
     "text/event-stream": {"description": "Events of one JSON chunk each, then [DONE]"},
 }
 """Of answers that are no JSON."""
-_ALWAYS = (400, 405, 408, 421, 431, 500, 503)
+_ALWAYS = (400, 405, 408, 414, 421, 431, 500, 503)
 """Statuses that every route can answer with."""
 
 

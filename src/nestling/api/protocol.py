@@ -1,7 +1,8 @@
 """uvicorn's HTTP/1.1 connection with the limits it lacks, one instance a connection.
 
 Added: a deadline and a size for the request's head, a last deadline for its body (the friendly one,
-with an answer, is in `request_body.py`), our error body for what the parser refuses, and news of a
+with an answer, is in `request_body.py`), one for a client that does not read its answer, our error
+body for what the parser refuses, requests that offer an upgrade served without it, and news of a
 lost connection to every request on it, pipelined ones included.
 """
 
@@ -10,6 +11,7 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -21,6 +23,8 @@ BODY_LINGER_S = 5.0
 """Beyond `body_timeout_s`: time for a sender to read its 408 or 413."""
 REFUSAL_LINGER_S = 1.0
 """How long a refused sender may go on before its connection is closed."""
+MAX_URL_BYTES = 32768
+_UPGRADE_HEADERS = frozenset({b"connection", b"http2-settings", b"upgrade"})
 
 _log = get_logger("api")
 
@@ -36,12 +40,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._num_head_bytes = 0
         self._is_in_head = True
         self._is_refused = False
+        self._is_upgrade = False
+        self._unread: asyncio.TimerHandle | None = None
         self._cycles: list[RequestResponseCycle] = []
         self._deadline = self.loop.call_later(self.settings.header_timeout_s, self._on_slow_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request on this connection; uvicorn tells the newest only."""
         self._deadline.cancel()
+        self._stop_unread_clock()
         self._disconnect_cycles()
         super().connection_lost(exc)
 
@@ -54,7 +61,38 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._num_head_bytes > self.settings.max_header_bytes + len(data):
                 self._refuse(431, "The head of the request is too large.")
                 return
-        super().data_received(data)
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse bytes; the parser takes those behind an offered upgrade for another protocol."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request again as if it had offered none (HTTP/2 clients do, before a body)."""
+        if self._is_refused:
+            return
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        for name, value in self.headers:
+            if name not in _UPGRADE_HEADERS:
+                lines.append(name + b": " + value)
+            elif name == b"connection" and b"close" in value.lower():
+                lines.append(b"connection: close")
+        self._is_upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._feed(b"\r\n".join([*lines, b"", b""]) + rest)
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the address, up to a bound."""
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self._refuse(414, f"The address is too long: expected at most {MAX_URL_BYTES} bytes.")
 
     def on_message_begin(self) -> None:
         """Restart the clock: a request begins on a kept connection."""
@@ -65,6 +103,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Switch to the body's clock."""
+        self._is_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._is_refused or self._is_upgrade:
+            return
         self._is_in_head = False
         self._restart(self.settings.body_timeout_s + BODY_LINGER_S, self._on_slow_body)
         super().on_headers_complete()
@@ -73,8 +114,56 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the clock: the request is whole."""
+        if self._is_refused or self._is_upgrade:
+            return
         self._deadline.cancel()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; if there is none to come, the answer must be read in time."""
+        super().on_response_complete()
+        self._mind_closing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection."""
+        super().timeout_keep_alive_handler()
+        self._mind_closing()
+
+    def shutdown(self) -> None:
+        """Close as soon as what runs has been answered."""
+        super().shutdown()
+        self._mind_closing()
+
+    def _mind_closing(self) -> None:
+        """A closed transport waits for ever for bytes to be read: we do not."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() > 0:
+            self._start_unread_clock()
+
+    def pause_writing(self) -> None:
+        """Start the clock of a client that lets its answer pile up."""
+        super().pause_writing()
+        self._start_unread_clock()
+
+    def resume_writing(self) -> None:
+        """Stop that clock: most of it has been read."""
+        super().resume_writing()
+        self._stop_unread_clock()
+
+    def _start_unread_clock(self) -> None:
+        if self._unread is None:
+            wait_s = self.settings.write_timeout_s
+            self._unread = self.loop.call_later(wait_s, self._on_slow_reader)
+
+    def _stop_unread_clock(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _on_slow_reader(self) -> None:
+        self._unread = None
+        if self.transport.get_write_buffer_size() > 0:
+            _log.info("connection cut off", reason="its answer is not read")
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer in our form to what is no HTTP."""
@@ -95,7 +184,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _on_slow_body(self) -> None:
         if not self.transport.is_closing():
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._mind_closing()
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer a connection in place of its requests, and close it soon.
@@ -110,11 +203,11 @@ class GuardedProtocol(HttpToolsProtocol):
         is_mid_answer = any(c.response_started and not c.response_complete for c in self._cycles)
         self._disconnect_cycles()
         if is_mid_answer:
-            self.transport.close()
+            self._close()
             return
-        self.transport.write(_refusal(status, message))
+        self.transport.write(_refusal(status, message, is_open="*" in self.settings.cors_origins))
         self.transport.write_eof()
-        self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self.transport.close)
+        self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self._close)
 
 
 def protocol_class(settings: Settings) -> type[GuardedProtocol]:
@@ -122,14 +215,18 @@ def protocol_class(settings: Settings) -> type[GuardedProtocol]:
     return type("BoundProtocol", (GuardedProtocol,), {"settings": settings})
 
 
-def _refusal(status: int, message: str) -> bytes:
+def _refusal(status: int, message: str, *, is_open: bool) -> bytes:
+    """Return a whole answer; which page asked may not be known, so only `is_open` lets it read."""
     request_id = str(uuid.uuid4())
     body = error_body(http_error(HTTPException(status, message)), request_id=request_id, path="")
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         "content-type: application/json\r\n"
         f"content-length: {len(body)}\r\n"
+        "cache-control: no-store\r\n"
         f"x-request-id: {request_id}\r\n"
-        "connection: close\r\n\r\n"
+        f"x-inference-id: {request_id}\r\n"
+        + ("access-control-allow-origin: *\r\n" if is_open else "")
+        + "connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body

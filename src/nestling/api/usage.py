@@ -15,7 +15,7 @@ from nestling.accounts.accounts import Accounts
 from nestling.accounts.money import credits_of, usd
 from nestling.accounts.rate_limits import RateLimiter
 from nestling.accounts.usage import UsageGroup, UsageRow, Window
-from nestling.api.answers import NO_STORE, send_body, time_text
+from nestling.api.answers import send_body, time_text
 from nestling.api.context import request_context
 from nestling.api.fields import shown
 from nestling.api.metering import take
@@ -222,4 +222,4 @@ def _tokens_body(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 async def _send(send: Send, body: Any) -> None:
-    await send_body(send, 200, msgspec.json.encode(body), NO_STORE)
+    await send_body(send, 200, msgspec.json.encode(body))
