@@ -57,7 +57,8 @@ class LLM:
     Args:
         model: a name that `nestling models` lists, a folder, or a .gguf file.
         engine: "native" is the C++ core, "reference" slow numpy.
-        dtype: how matrices are held; "auto" takes bfloat16 where that loses nothing.
+        dtype: how matrices are held; "auto" as the file has them; "float32", "float16", "bfloat16",
+            or quantised at load to "q8" or "q4".
         threads: threads of one forward pass; None takes one for each usable core.
         max_model_len: prompt and answer together, in tokens; None takes the model's own bound.
         prefix_caching: take over what the cache still has of a prompt's beginning.

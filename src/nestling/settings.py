@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     engine: Literal["native", "reference"] = Field(
         "native", description="the C++ core, or the slow numpy reference"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="how matrices are held; auto: bfloat16 where that loses nothing"
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"] = Field(
+        "auto", description="how matrices are held; auto: as in the file; q8, q4: quantised at load"
     )
     threads: int | None = Field(
         None, ge=1, le=1024, description="compute threads; all usable cores if unset"
@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         2 * 2**30, ge=1, description="memory for keys and values; one context fits at the least"
     )
     kv_dtype: Literal["auto", "float16", "float32"] = Field(
-        "auto", description="how keys and values are held; auto: float32"
+        "auto",
+        description="how keys and values are held; auto: float16 if the weights are quantised",
     )
     prefix_caching: Flag = Field(
         True, description="take over what the cache still has of a prompt's beginning"

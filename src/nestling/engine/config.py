@@ -24,7 +24,8 @@ class EngineConfig:
     engine: EngineKind = "native"
     """The C++ core, or the numpy reference: slow, and not bit-stable."""
     dtype: WeightDtype = "auto"
-    """How matrices are held; "auto": bfloat16 where that loses nothing, else float32."""
+    """How matrices are held; "auto": as the file has them, float32 as bfloat16 if that loses nothing;
+    "q8" and "q4" quantise the large ones."""
     num_threads: int = 0
     """Threads of one forward pass; 0 takes one for each core this process may use."""
     max_num_seqs: int = 64
@@ -46,7 +47,7 @@ class EngineConfig:
     kv_cache_bytes: int = 2 * GIB
     """Of both pools together, unless one whole context takes more."""
     kv_dtype: KVCacheDtype = "auto"
-    """How keys and values are held; "auto" takes float32."""
+    """How keys and values are held; "auto": float16 if the weights are quantised, else float32."""
     prefix_caching: bool = True
     """Take over what the cache still has of a prompt's beginning."""
     switches_off: tuple[str, ...] = ()
@@ -86,9 +87,9 @@ class EngineConfig:
         """numpy computes in float32 on threads of its own."""
         if self.engine != "reference":
             return
-        if self.dtype == "bfloat16":
+        if self.dtype not in ("auto", "float32"):
             raise SettingsError(
-                "dtype: expected auto or float32 with engine reference, got 'bfloat16'",
+                f"dtype: expected auto or float32 with engine reference, got {self.dtype!r}",
                 param="dtype",
             )
         if self.num_threads != 0:
