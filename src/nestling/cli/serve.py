@@ -28,6 +28,7 @@ from nestling.log import configure_logging
 from nestling.settings import Settings, load_settings
 from nestling.weights.catalog import DOCUMENTED_MODEL_ID, ModelEntry, find_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
+from nestling.weights.fingerprint import sampled_digest
 
 FIRST_KEY_NAME = "first start"
 
@@ -75,7 +76,8 @@ async def _serve(settings: Settings) -> None:
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
         files = FileLimits(settings.max_file_pages, settings.file_timeout_s)
-        chat = ChatService(engine, tokenizer, identify(entry, checkpoint), files)
+        identity = await asyncio.to_thread(identify, entry, checkpoint, settings)
+        chat = ChatService(engine, tokenizer, identity, files)
         first_key = await _first_key(accounts.keys)
         app = create_app(chat, accounts, settings, engine.health)
         await serve_app(
@@ -103,10 +105,10 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
     )
 
 
-def identify(entry: ModelEntry, checkpoint: Checkpoint) -> ModelIdentity:
-    """What replies call the model; the fingerprint covers weights file, quantisation and engine."""
-    stat = entry.path.stat()
-    seen = (__version__, entry.model_id, checkpoint.quantization, stat.st_size, checkpoint.config)
+def identify(entry: ModelEntry, checkpoint: Checkpoint, settings: Settings) -> ModelIdentity:
+    """What replies call the model; the fingerprint covers weights, quantisation and engine."""
+    held = (checkpoint.quantization, settings.dtype)
+    seen = (__version__, entry.model_id, held, checkpoint.config, sampled_digest(entry.path))
     fingerprint = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
     return ModelIdentity(
         model_id=entry.model_id,
