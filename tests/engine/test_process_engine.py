@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,25 @@ async def test_it_dies_with_its_parent() -> None:
         assert is_alive(child)
         parent.kill()
         await until(lambda: not is_alive(child), 2.0)
+
+
+async def test_full_queue_refuses_without_waiting_for_the_step() -> None:
+    """A step of the real model takes long; who cannot be taken is told before it ends."""
+    client = engine(model="fake:0.5", max_num_seqs=2, max_waiting=3)
+    await client.start()
+    taken = [asyncio.create_task(collect(client, str(i), [1, 2], LONG)) for i in range(5)]
+    await asyncio.sleep(0.1)
+    begin = time.monotonic()
+    with pytest.raises(OverloadedError, match="5 requests") as caught:
+        await collect(client, "late", [1, 2], LONG)
+    assert time.monotonic() - begin < 0.2
+    assert caught.value.retry_after_s >= 1
+    taken[4].cancel()
+    await asyncio.wait({taken[4]})
+    taken[4] = asyncio.create_task(collect(client, "next", [1, 2], LONG))
+    await asyncio.sleep(1.2)
+    assert not taken[4].done()
+    for task in taken:
+        task.cancel()
+    await asyncio.gather(*taken, return_exceptions=True)
+    await client.stop()

@@ -8,6 +8,7 @@ start with the tokens noted last.
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from nestling.accounts.key_records import ApiKey
@@ -149,6 +150,11 @@ class Ledger:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.put(Check(None, done))
         await done
+
+    async def written(self) -> None:
+        """Wait until everything settled so far is written, or has to wait for the database."""
+        with suppress(UsageUnavailableError):
+            await self.flush()
 
     async def close(self) -> None:
         """Write what waits and stop; what cannot be written is lost, and the log says how much."""

@@ -123,6 +123,8 @@ async def metered(
         reply = MeteredReply(services, caller.inference, prepared, meter)
         yield reply
         reply.settle("succeeded")
+        if meter.is_reserved:
+            await services.accounts.ledger.written()
     except Exception:
         if reply is not None:
             reply.settle("failed")

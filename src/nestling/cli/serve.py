@@ -28,6 +28,7 @@ from nestling.log import configure_logging
 from nestling.settings import Settings, load_settings
 from nestling.weights.catalog import DOCUMENTED_MODEL_ID, ModelEntry, find_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
+from nestling.weights.fingerprint import sampled_digest
 
 FIRST_KEY_NAME = "first start"
 
@@ -77,7 +78,8 @@ async def _serve(settings: Settings) -> None:
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
         files = FileLimits(settings.max_file_pages, settings.file_timeout_s)
-        chat = ChatService(engine, tokenizer, identify(entry, checkpoint, settings), files)
+        identity = await asyncio.to_thread(identify, entry, checkpoint, settings)
+        chat = ChatService(engine, tokenizer, identity, files)
         first_key = await _first_key(accounts.keys)
         app = create_app(chat, accounts, settings, engine.health)
         await serve_app(
@@ -111,10 +113,10 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
 
 
 def identify(entry: ModelEntry, checkpoint: Checkpoint, settings: Settings) -> ModelIdentity:
-    """What replies call the model; the fingerprint covers weights file, quantisation and engine."""
-    stat = entry.path.stat()
+    """What replies call the model; the fingerprint covers weights, quantisation and engine."""
     engine = (__version__, settings.engine, settings.dtype, settings.kv_dtype)
-    seen = (engine, entry.model_id, checkpoint.quantization, stat.st_size, checkpoint.config)
+    weights = (checkpoint.quantization, checkpoint.config, sampled_digest(entry.path))
+    seen = (engine, entry.model_id, weights)
     fingerprint = hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
     return ModelIdentity(
         model_id=entry.model_id,

@@ -24,8 +24,8 @@ class EngineConfig:
     engine: EngineKind = "native"
     """The C++ core, or the numpy reference: slow, and not bit-stable."""
     dtype: WeightDtype = "auto"
-    """How matrices are held; "auto": as the file has them, float32 as bfloat16 if that loses nothing;
-    "q8" and "q4" quantise the large ones."""
+    """How matrices are held; "auto": as the file has them, but float32 as bfloat16 where that loses
+    nothing; "q8" and "q4" quantise the large ones."""
     num_threads: int = 0
     """Threads of one forward pass; 0 takes one for each core this process may use."""
     max_num_seqs: int = 64

@@ -41,7 +41,7 @@ class InProcessEngine:
         self._config = config
         self._load = load
         self._health_timeout_s = health_timeout_s
-        self._streams = RequestStreams()
+        self._streams = RequestStreams(config.max_num_seqs + config.max_waiting)
         self._loop: EngineLoop | None = None
         self._thread: threading.Thread | None = None
         self._asyncio_loop: asyncio.AbstractEventLoop | None = None

@@ -60,7 +60,7 @@ class ProcessEngine:
         self._argv = tuple(argv)
         self._health_timeout_s = health_timeout_s
         self._backoff_s = backoff_s
-        self._streams = RequestStreams()
+        self._streams = RequestStreams(config.max_num_seqs + config.max_waiting)
         self._child: EngineChild | None = None
         self._info: EngineInfo | None = None
         self._supervisor: asyncio.Task[None] | None = None

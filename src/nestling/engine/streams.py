@@ -22,7 +22,11 @@ class RequestStreams:
     Queues need no bound of their own: a request makes at most `max_tokens` small events.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_live: int) -> None:
+        self._max_live = max_live
+        """Of more at once the engine would refuse the newest, but only after its present step."""
+        self._leaving: set[str] = set()
+        """Live ones that have been aborted: the engine drops them before it takes any other."""
         self._queues: dict[str, asyncio.Queue[TokenOutput | NestlingError]] = {}
         self._probes: dict[int, asyncio.Future[Stats]] = {}
         self._num_probes = 0
@@ -39,6 +43,8 @@ class RequestStreams:
         """Start the request and yield its outputs; leaving early aborts it."""
         if request_id in self._queues:
             raise InvalidRequestError(f"request_id {request_id!r} is in use", param="request_id")
+        if len(self._queues) - len(self._leaving) >= self._max_live:
+            raise OverloadedError(f"{self._max_live} requests are computed or wait already")
         events: asyncio.Queue[TokenOutput | NestlingError] = asyncio.Queue()
         start()
         self._queues[request_id] = events
@@ -52,6 +58,7 @@ class RequestStreams:
                     return
         finally:
             if self._queues.get(request_id) is events:
+                self._leaving.add(request_id)
                 abort()
 
     async def probe(self, send: Callable[[int], None], timeout_s: float) -> Stats:
@@ -91,6 +98,8 @@ class RequestStreams:
 
     def _put(self, request_id: str, event: TokenOutput | NestlingError, *, is_last: bool) -> None:
         events = self._queues.pop(request_id, None) if is_last else self._queues.get(request_id)
+        if is_last:
+            self._leaving.discard(request_id)
         if events is not None:
             events.put_nowait(event)
 
