@@ -82,7 +82,11 @@ class WeightReader {
 
   // A table stays in its file: (type name, uint8 [bytes], rows, row size).
   StoredMatrix table(const std::string& name) const {
-    const auto value = nb::cast<nb::tuple>(get(name));
+    const nb::object found = get(name);
+    if (!nb::isinstance<nb::tuple>(found) || nb::len(found) != 4) {
+      throw nb::value_error((name + ": expected (dtype, bytes, rows, row_size)").c_str());
+    }
+    const auto value = nb::cast<nb::tuple>(found);
     const auto bytes = nb::cast<AnyArray>(value[1]);
     StoredMatrix stored;
     stored.type = stored_type_of(nb::cast<std::string>(value[0]));

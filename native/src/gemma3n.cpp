@@ -90,7 +90,12 @@ void check_layer(const Gemma3nConfig& c, const LayerConfig& layer, const LayerWe
 void check_weights(const Gemma3nConfig& c, const std::vector<LayerConfig>& layers,
                    const Gemma3nWeights& w) {
   require(!layers.empty() && w.layers.size() == layers.size(), "layers: expected one set each");
-  require(c.altup_num_inputs >= 1 && c.altup_active_idx < c.altup_num_inputs, "altup: bad sizes");
+  require(c.altup_num_inputs >= 1 && c.altup_num_inputs <= kMostStreams,
+          "altup_num_inputs: expected 1 to " + std::to_string(kMostStreams) + ", got " +
+              std::to_string(c.altup_num_inputs));
+  require(c.altup_active_idx < c.altup_num_inputs,
+          "altup_active_idx: expected less than altup_num_inputs, got " +
+              std::to_string(c.altup_active_idx));
   require(c.num_key_value_heads > 0 && c.num_attention_heads % c.num_key_value_heads == 0,
           "heads: expected a multiple of the key-value heads");
   require(c.head_dim >= 2 && c.head_dim % 2 == 0, "head_dim: expected an even number");
@@ -149,6 +154,12 @@ void pad_weights(const Gemma3nConfig& c, Gemma3nWeights& weights) {
   }
 }
 
+constexpr std::size_t kMostCacheBytes = std::size_t{1} << 48;  // what an address can name
+
+std::size_t key_group_elements(const Gemma3nConfig& config) {
+  return 2 * kTile * config.num_key_value_heads * padded(config.head_dim);
+}
+
 }  // namespace
 
 KvCache::KvCache(const Gemma3nConfig& config, std::span<const LayerConfig> layers,
@@ -156,23 +167,39 @@ KvCache::KvCache(const Gemma3nConfig& config, std::span<const LayerConfig> layer
     : config_(cache) {
   require(cache.block_size > 0 && cache.block_size % kTile == 0,
           "block_size: expected a multiple of 16, got " + std::to_string(cache.block_size));
-  group_elements_ = 2 * kTile * config.num_key_value_heads * padded(config.head_dim);
-  const std::size_t layer_elements = cache.block_size / kTile * group_elements_;
+  group_elements_ = key_group_elements(config);
   std::array<std::size_t, 2> num_layers{};
   layer_offset_.resize(layers.size());
   for (std::size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].kv_source_layer != i) continue;
     std::size_t& count = num_layers[layers[i].is_sliding ? 1 : 0];
-    layer_offset_[i] = count++ * layer_elements;
+    layer_offset_[i] = count++ * layer_elements();
   }
   pools_[0].num_blocks = cache.num_full_blocks;
   pools_[1].num_blocks = cache.num_sliding_blocks;
   for (std::size_t i = 0; i < 2; ++i) {
     Pool& pool = pools_[i];
-    pool.block_elements = num_layers[i] * layer_elements;
+    pool.block_elements = num_layers[i] * layer_elements();
+    require(pool.num_blocks <= kMostCacheBytes / (pool.block_elements * element_bytes() + 1),
+            std::string(i == 0 ? "num_full_blocks" : "num_sliding_blocks") +
+                ": expected fewer, got " + std::to_string(pool.num_blocks));
     pool.data =
         Buffer(std::max<std::size_t>(pool.num_blocks * pool.block_elements, 1) * element_bytes());
   }
+}
+
+bool KvCache::fits(const Gemma3nConfig& config, std::span<const LayerConfig> layers) const {
+  if (layers.size() != layer_offset_.size() || group_elements_ != key_group_elements(config)) {
+    return false;
+  }
+  std::array<std::size_t, 2> end{};
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].kv_source_layer != i) continue;
+    std::size_t& next = end[layers[i].is_sliding ? 1 : 0];
+    if (layer_offset_[i] != next) return false;
+    next += layer_elements();
+  }
+  return end[0] == pools_[0].block_elements && end[1] == pools_[1].block_elements;
 }
 
 Gemma3n::Gemma3n(const Gemma3nConfig& config, std::vector<LayerConfig> layers,
@@ -187,6 +214,7 @@ Gemma3n::Gemma3n(const Gemma3nConfig& config, std::vector<LayerConfig> layers,
       pool_(std::move(pool)),
       variant_(variant) {
   require(max_rows > 0, "max_rows: expected at least 1, got 0");
+  require(max_model_len > 0, "max_model_len: expected at least 1, got 0");
   check_weights(config_, layers_, weights_);
   pad_weights(config_, weights_);
   workspace_ = std::make_unique<Workspace>(config_, layers_, weights_, max_rows_, max_model_len_,

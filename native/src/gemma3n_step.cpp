@@ -18,7 +18,6 @@ namespace nestling {
 namespace {
 
 constexpr float kLeastMeanSquare = 1e-5f;  // the floor of AltUp's magnitudes, HF's
-constexpr std::size_t kMostStreams = 16;
 constexpr std::size_t kChunk = 64;         // neurons between two marks in a row's living ones
 constexpr std::size_t kUpChunks = 4;       // whose rows of up_proj stay in the L2 cache
 constexpr std::size_t kDecodedWidth = 64;  // outputs of some chunks that stay in the L2 cache
@@ -270,6 +269,9 @@ void Gemma3n::Step::run(float* logits, const OnLayer& on_layer) {
 // --- what comes in -------------------------------------------------------------------------------
 
 void Gemma3n::Step::check() const {
+  if (!cache_.fits(c_, model_.layers_)) {
+    throw std::invalid_argument("cache: expected one that was made for this model");
+  }
   const std::size_t num_rows = batch_.input_ids.size();
   const auto& starts = batch_.query_start_loc;
   if (num_rows > model_.max_rows_) {
@@ -288,7 +290,9 @@ void Gemma3n::Step::check() const {
     throw std::invalid_argument("query_start_loc: expected 0 first and the number of rows last");
   }
   for (std::size_t s = 0; s + 1 < starts.size(); ++s) {
-    if (starts[s] >= starts[s + 1]) refuse("query_start_loc", s, "ascending rows", starts[s]);
+    if (starts[s] >= starts[s + 1] || static_cast<std::size_t>(starts[s + 1]) > num_rows) {
+      refuse("query_start_loc", s + 1, "ascending rows of the batch", starts[s + 1]);
+    }
     const auto begin = static_cast<std::size_t>(starts[s]);
     const auto end = static_cast<std::size_t>(starts[s + 1]);
     for (std::size_t row = begin; row < end; ++row) {
@@ -394,7 +398,7 @@ void Gemma3n::Step::project_per_layer_inputs(std::size_t layer_begin, std::size_
     thread_local std::vector<float> looked_up;
     thread_local std::vector<float> projected_layer;
     looked_up.resize(row_size);
-    projected_layer.resize(stride);
+    projected_layer.assign(stride, 0.0f);  // another model of this thread may have left its values
     decode_row(w_.embed_tokens_per_layer, has_row ? static_cast<std::size_t>(id) : 0,
                looked_up.data());
     const float table_scale = std::sqrt(static_cast<float>(size)) * std::sqrt(0.5f);
@@ -743,11 +747,12 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
   const std::size_t size = model_.layers_[layer].intermediate_size;
   const float multiplier = *model_.layers_[layer].std_multiplier;
+  const std::size_t num_tiles = w.gate_proj->num_tiles();
   const std::size_t index_stride = ws_.gate.stride + kTile;
   products({{w.gate_proj.get(), &ws_.ffn_in, &ws_.gate}});
   for_rows([&](std::size_t row) {
     float* gate = ws_.gate.row(row);
-    const float mean = kernels_.sum(gate, padded(size)) / static_cast<float>(size);
+    const float mean = kernels_.sum(gate, num_tiles * kTile) / static_cast<float>(size);
     const float variance =
         kernels_.sum_squared_distances(gate, size, mean) / static_cast<float>(size);
     ws_.num_live[row] = kernels_.select_live(gate, size, mean + multiplier * std::sqrt(variance),

@@ -68,6 +68,8 @@ struct Outputs {
   Array<float> floats;
 };
 
+constexpr std::size_t kMostStreams = 16;  // of AltUp: a row keeps as many numbers on the stack
+
 // Rows of gate outputs that one thread turns into activations at once.
 constexpr std::size_t kFeedForwardRows = 48;
 constexpr std::size_t kFeedForwardTiles = 8;

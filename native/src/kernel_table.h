@@ -1,30 +1,13 @@
-// What one variant of the kernels offers; each is built from the same loops over its own lanes.
+// What one variant of the sampler's kernels offers; each is built from the same loops
+// (`sampling_loops.h`). Those of the model step are in step_kernels.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "nestling/attention.h"
 #include "nestling/variant.h"
 
 namespace nestling {
-
-// The least multiplications that a thread is woken for: doing them takes as long as waking it, 10
-// us.
-constexpr std::size_t kGrainProducts = 500'000;
-
-// Output blocks [block_begin, block_end) of 16 columns for all rows.
-template <class Weight>
-struct LinearTask {
-  const float* x;         // [num_rows, in_features]
-  const Weight* weights;  // [num_blocks][in_features][16]
-  float* out;             // [num_rows, out_features]
-  std::size_t num_rows;
-  std::size_t in_features;
-  std::size_t out_features;
-  std::size_t block_begin;
-  std::size_t block_end;
-};
 
 // Extremes of the logits' keys (logit_keys.h).
 struct KeyExtent {
@@ -34,13 +17,6 @@ struct KeyExtent {
 };
 
 struct KernelTable {
-  void (*linear_float32)(const LinearTask<float>&);
-  void (*linear_bfloat16)(const LinearTask<std::uint16_t>&);
-  // Pairs (row, kv head), numbered row * num_kv_heads + kv_head, in [begin, end). `scores` has room
-  // for every slot that any of these rows sees, times the query heads of a kv head.
-  void (*attention)(const AttentionInput&, float* out, float* scores, std::size_t begin,
-                    std::size_t end);
-
   KeyExtent (*key_extent)(const float* logits, std::size_t count);
   // weights[i] = e^((logits[i] - max_logit) / divisor)
   void (*weights_of)(const float* logits, std::size_t count, float max_logit, float divisor,

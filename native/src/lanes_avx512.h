@@ -116,8 +116,12 @@ struct Avx512 {
   static I32 add_dot_vector(I32 sum, Bytes w, const std::int8_t* x64) {
     return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_loadu_si512(x64))};
   }
+  // Takes the shift of the weights back at once, so that the integers are those of other variants.
   static I32 add_dot_vector_signed(I32 sum, Bytes w, const std::int8_t* x64) {
-    return add_dot_vector(sum, w, x64);
+    const __m512i x = _mm512_loadu_si512(x64);
+    const __m512i shift =
+        _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(kByteBias - 256), x);
+    return {_mm512_sub_epi32(_mm512_dpbusd_epi32(sum.v, w.v, x), shift)};
   }
 
   // Rounds to nearest even; values must be within -127..127.

@@ -209,12 +209,16 @@ struct Portable {
     return sum;
   }
 
-  // 16 values, rounded to the nearest integer, ties to even; they must lie in -127..127.
+  // 16 values, rounded to the nearest integer, ties to even. They should lie in -127..127; what
+  // does not, such as NaN, gives any byte.
   static void store_bytes(const F32& values, std::int8_t* to) {
     float rounded[16];
     const F32 magic = F32::all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     ((values + magic) - magic).store(rounded);
-    for (int i = 0; i < 16; ++i) to[i] = static_cast<std::int8_t>(rounded[i]);
+    for (int i = 0; i < 16; ++i) {
+      const bool fits = rounded[i] >= -128.0f && rounded[i] <= 127.0f;
+      to[i] = fits ? static_cast<std::int8_t>(rounded[i]) : std::int8_t{-128};
+    }
   }
 
   static void prefetch(const void* address) { __builtin_prefetch(address); }

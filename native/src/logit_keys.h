@@ -1,6 +1,6 @@
 // Logits as integers: the sampler selects by comparing and splitting these.
 //
-// Static and free of library calls, as linear_loops.h explains.
+// Static and free of library calls, as sampling_loops.h explains.
 #pragma once
 
 #include <bit>

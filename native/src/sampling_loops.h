@@ -1,7 +1,8 @@
 // The sampler's passes over the vocabulary: branch-free loops that compilers turn into vectors.
 //
-// Built once for each variant, with the same bits from each. Like linear_loops.h, everything here
-// is static and calls nothing of the standard library that might stay a function.
+// Built once for each variant, with the same bits from each. Everything here
+// is static and calls nothing of the standard library that might stay a function: the linker would
+// keep one copy for all variants, perhaps that of a variant which the processor cannot run.
 #pragma once
 
 #include <cstddef>

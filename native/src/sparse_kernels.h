@@ -23,7 +23,7 @@ inline float float_dot(const Weight* w, const float* x, std::size_t n) {
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
 }
 
-// What the bias of unsigned weights, or their minimum, adds: sum over groups of w * scaled_sum.
+// What the bias of nibbles, or the minimum, adds: sum over groups of w * scaled_sum.
 template <class V>
 inline typename V::F32 group_sums(const std::uint16_t* weights, const float* scaled_sums,
                                   std::size_t num_groups, float factor) {
@@ -100,10 +100,8 @@ inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRo
   if (weight.has_min()) {
     sum = sum + group_sums<V>(weight.mins() + row * num_groups, x.scaled_sums, num_groups, 1.0f);
   }
-  constexpr bool kHasByteBias = !kNibbles && V::kByteBias != 0;
-  if (kHasByteBias || (kNibbles && !weight.has_min())) {
-    const float bias = kNibbles ? -8.0f : -static_cast<float>(V::kByteBias);
-    sum = sum + group_sums<V>(scales, x.scaled_sums, num_groups, bias);
+  if (kNibbles && !weight.has_min()) {
+    sum = sum + group_sums<V>(scales, x.scaled_sums, num_groups, -8.0f);
   }
   return sum.total();
 }

@@ -1,6 +1,5 @@
 """The real decoder behind the engine: random tiny weights, the C++ core, the seed guarantee."""
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -11,12 +10,14 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
 from nestling.engine.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
 from nestling.engine.remote import ProcessEngine
-from nestling.engine.runner import DecoderRunner, load_runner, rows_per_step
+from nestling.engine.native_runner import NativeRunner
+from nestling.engine.runner import ModelRunner, ReferenceRunner, load_runner
 from nestling.engine.sampler import RequestSampler
 from nestling.errors import InvalidRequestError, ModelFileError
-from nestling.model.kernels import NativeKernels
+from nestling.weights.packing import WeightDtype
+from tests.model.native_decoder import Native
 from tests.model.session import make_decoder, one_shot
-from tests.model.tiny import TINY, token_ids
+from tests.model.tiny import TINY, random_checkpoint, token_ids
 from tests.weights.tiny_files import random_weights, write_folder
 
 from .helpers import collect
@@ -30,16 +31,16 @@ PARAMS = [
 LENGTHS = [3, 40, 17, 90, 1, 33, 64, 5]
 
 
-def runner(num_blocks: int, num_threads: int = 2) -> DecoderRunner:
-    decoder = make_decoder(TINY, kernels=NativeKernels(num_threads))
-    return DecoderRunner(
-        decoder,
-        max_model_len=512,
+def runner(num_blocks: int, num_threads: int = 2, dtype: WeightDtype = "auto") -> NativeRunner:
+    config = EngineConfig(
+        model="-",
+        dtype=dtype,
+        num_threads=num_threads,
         num_blocks=num_blocks,
         num_sliding_blocks=64,
-        block_size=16,
-        max_rows=256,
+        max_num_batched_tokens=300,
     )
+    return NativeRunner(random_checkpoint(TINY), config)
 
 
 def requests() -> list[Submit]:
@@ -50,7 +51,7 @@ def requests() -> list[Submit]:
 
 
 def run(
-    subject: DecoderRunner, submits: list[Submit], *, arrive_every: int, **settings: int
+    subject: ModelRunner, submits: list[Submit], *, arrive_every: int, **settings: int
 ) -> tuple[dict[str, list[int]], int]:
     """Tokens by request, and the number of preemptions."""
     events: list[EngineEvent] = []
@@ -72,17 +73,18 @@ def run(
 
 
 @functools.cache
-def alone() -> dict[str, list[int]]:
+def alone(dtype: WeightDtype = "auto") -> dict[str, list[int]]:
     """Each request in an engine of its own, whole prompts, one thread."""
     result: dict[str, list[int]] = {}
     for submit in requests():
-        tokens, _ = run(runner(32, 1), [submit], arrive_every=0, max_num_batched_tokens=256)
+        tokens, _ = run(runner(32, 1, dtype), [submit], arrive_every=0, max_num_batched_tokens=256)
         result |= tokens
     return result
 
 
-def test_same_request_and_seed_same_tokens_under_any_load() -> None:
-    expected = alone()
+@pytest.mark.parametrize("dtype", ["float32", "q4"])
+def test_same_request_and_seed_same_tokens_under_any_load(dtype: WeightDtype) -> None:
+    expected = alone(dtype)
     loads = [
         {"num_blocks": 12, "max_num_seqs": 8, "max_num_batched_tokens": 13, "every": 0},
         {"num_blocks": 9, "max_num_seqs": 4, "max_num_batched_tokens": 64, "every": 3},
@@ -91,7 +93,7 @@ def test_same_request_and_seed_same_tokens_under_any_load() -> None:
     num_preemptions = 0
     for load in loads:
         tokens, preempted = run(
-            runner(load["num_blocks"]),
+            runner(load["num_blocks"], dtype=dtype),
             requests(),
             arrive_every=load["every"],
             max_num_seqs=load["max_num_seqs"],
@@ -136,7 +138,7 @@ def test_the_engine_samples_from_the_decoders_own_logits() -> None:
         prompt_token_ids=submit.prompt_token_ids,
         num_text_tokens=TINY.num_text_tokens,
     )
-    decoder = make_decoder(TINY)
+    decoder = make_decoder(TINY, native=Native(dtype="auto"))
     ids = list(submit.prompt_token_ids)
     for _ in range(24):
         ids.append(sampler.sample(one_shot(decoder, ids)[-1])[0])
@@ -145,10 +147,9 @@ def test_the_engine_samples_from_the_decoders_own_logits() -> None:
 
 def test_score_gives_every_row_in_chunks() -> None:
     subject = runner(4)
-    ids = token_ids(TINY, 300, seed=5)  # more than one chunk
-    np.testing.assert_array_equal(
-        subject.score(np.array(ids, np.int32)), one_shot(make_decoder(TINY), ids)
-    )
+    ids = token_ids(TINY, 400, seed=5)  # more than one chunk
+    decoder = make_decoder(TINY, native=Native(dtype="auto", max_rows=400))
+    np.testing.assert_array_equal(subject.score(np.array(ids, np.int32)), one_shot(decoder, ids))
     for bad in ([], [544], [-1], [1] * 513):
         with pytest.raises(InvalidRequestError, match="token_ids"):
             subject.score(np.array(bad, np.int32))
@@ -200,13 +201,15 @@ async def test_a_missing_model_is_a_model_file_error_in_the_parent(tmp_path: Pat
     assert info.value.exit_code == 2
 
 
-def test_a_step_computes_fewer_rows_of_a_larger_model() -> None:
-    """A prompt chunk of the real model must not stall running streams for minutes."""
-    e4b = dataclasses.replace(
-        TINY,
-        vocab_size=262400,
-        hidden_size=2048,
-        intermediate_size=tuple(16384 for _ in TINY.layer_types),
-    )
-    assert rows_per_step(TINY) == 256
-    assert 16 <= rows_per_step(e4b) < 256
+def test_the_reference_engine_scores_and_steps_like_the_native_one(folder: Path) -> None:
+    ids = np.arange(2, 30, dtype=np.int32)
+    runners = [
+        load_runner(EngineConfig(model=str(folder), engine=engine, max_model_len=64))
+        for engine in ("native", "reference")
+    ]
+    assert isinstance(runners[1], ReferenceRunner)
+    native, reference = (runner.score(ids) for runner in runners)
+    np.testing.assert_allclose(native, reference, atol=1e-3, rtol=0)
+    params = SamplingParams(max_tokens=12, temperature=0)
+    tokens = [run(runner, [Submit("0", [2, 5, 6], params)], arrive_every=0)[0] for runner in runners]
+    assert tokens[0] == tokens[1]

@@ -12,15 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from nestling.engine.batch_builder import build_batch
+from nestling.engine.config import EngineConfig
 from nestling.engine.kv_cache_manager import KVCacheManager
 from nestling.engine.messages import SamplingParams
 from nestling.engine.request import Request
-from nestling.engine.runner import DecoderRunner
+from nestling.engine.native_runner import NativeRunner
+from nestling.engine.runner import ReferenceRunner
 from nestling.engine.scheduler import Scheduler
-from nestling.model.kernels import Kernels, NativeKernels, NumpyKernels
 from nestling.model.kv_cache import KVDtype
+from tests.model.native_decoder import Native
 from tests.model.session import make_decoder, one_shot
-from tests.model.tiny import TINY, token_ids
+from tests.model.tiny import TINY, random_checkpoint, token_ids
 
 WINDOW = 512
 CONFIG = replace(TINY, sliding_window=WINDOW, max_position_embeddings=2048)
@@ -32,16 +34,19 @@ MAX_ROWS = 600
 class World:
     """A scheduler over the real decoder, with room for two windows."""
 
-    def __init__(self, kernels: Kernels, kv_dtype: KVDtype = "float32") -> None:
-        self.runner = DecoderRunner(
-            make_decoder(CONFIG, kernels=kernels),
-            max_model_len=2048,
+    def __init__(self, num_threads: int, kv_dtype: KVDtype = "float32") -> None:
+        """The C++ core on so many threads; on none the numpy reference."""
+        config = EngineConfig(
+            model="-",
+            engine="native" if num_threads else "reference",
+            num_threads=num_threads,
             num_blocks=140,
             num_sliding_blocks=110,
-            block_size=16,
-            max_rows=MAX_ROWS,
+            max_num_batched_tokens=MAX_ROWS,
             kv_dtype=kv_dtype,
         )
+        kind = NativeRunner if num_threads else ReferenceRunner
+        self.runner = kind(random_checkpoint(CONFIG), config)
         self.kv = KVCacheManager(
             num_blocks=140,
             num_sliding_blocks=110,
@@ -70,7 +75,7 @@ class World:
         rows: list[NDArray[np.float32]] = []
         while len(rows) <= num_tokens - num_given:
             output = scheduler.schedule()
-            logits = self.runner.execute(build_batch(output, self.kv))
+            logits = self.runner.execute(build_batch(output, self.kv))[:, : CONFIG.num_text_tokens]
             scheduler.advance(output)
             if len(logits):
                 rows.append(logits[0])
@@ -84,18 +89,19 @@ class World:
 @functools.cache
 def expected() -> NDArray[np.float32]:
     """All rows of one pass over contiguous blocks."""
-    return one_shot(make_decoder(CONFIG), IDS)
+    decoder = make_decoder(CONFIG, native=Native(dtype="auto", max_rows=len(IDS)))
+    return one_shot(decoder, IDS)[:, : CONFIG.num_text_tokens]
 
 
 @pytest.fixture(scope="module")
 def native() -> World:
-    return World(NativeKernels(2))
+    return World(2)
 
 
 @pytest.mark.parametrize("num_tokens", EDGES)
 @pytest.mark.parametrize("chunk", [16, 100, MAX_ROWS])
 def test_any_chunking_gives_the_bits_of_one_pass(num_tokens: int, chunk: int) -> None:
-    world = World(NativeKernels(1))
+    world = World(1)
     logits, num_cached = world.logits(num_tokens, chunk, num_tokens)
     assert num_cached == 0
     np.testing.assert_array_equal(logits[-1], expected()[num_tokens - 1])
@@ -103,7 +109,7 @@ def test_any_chunking_gives_the_bits_of_one_pass(num_tokens: int, chunk: int) ->
 
 @pytest.mark.parametrize("chunk", [16, MAX_ROWS])
 def test_steps_across_the_edge_give_the_bits_of_one_pass(chunk: int) -> None:
-    world = World(NativeKernels(1))
+    world = World(1)
     logits, _ = world.logits(532, chunk, 500)
     np.testing.assert_array_equal(logits, expected()[499:532])
 
@@ -125,7 +131,7 @@ def test_a_hit_is_not_wanted_where_its_window_is_gone(native: World) -> None:
 
 
 def test_the_numpy_reference_agrees_within_rounding() -> None:
-    world = World(NumpyKernels())
+    world = World(0)
     for _ in range(2):  # computed, then found
         logits, num_cached = world.logits(516, 100, 512)
         np.testing.assert_allclose(logits, expected()[511:516], atol=1e-3, rtol=0)
@@ -135,14 +141,14 @@ def test_the_numpy_reference_agrees_within_rounding() -> None:
 @pytest.mark.parametrize("num_tokens", [512, 513])
 def test_float16_keys_and_values_are_bit_stable_and_near(num_tokens: int) -> None:
     runs = []
-    world = World(NativeKernels(2), "float16")
+    world = World(2, "float16")
     for chunk in (MAX_ROWS, 48, MAX_ROWS):
         logits, num_cached = world.logits(num_tokens + 3, chunk, num_tokens)
         runs.append(logits)
         assert (num_cached > 0) == (len(runs) > 1)
     np.testing.assert_array_equal(runs[0], runs[1])
     np.testing.assert_array_equal(runs[0], runs[2])
-    fresh, _ = World(NativeKernels(1), "float16").logits(num_tokens + 3, 48, num_tokens)
+    fresh, _ = World(1, "float16").logits(num_tokens + 3, 48, num_tokens)
     np.testing.assert_array_equal(runs[0], fresh)
     difference = np.abs(runs[0] - expected()[num_tokens - 1 : num_tokens + 3])
     # float16 rounds keys and values by 2^-12; a wrong slot would move logits by more than 1.

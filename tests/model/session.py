@@ -1,32 +1,60 @@
 """Runs sequences through a decoder in any schedule and collects the logits of every row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestling.model.batch import ForwardBatch
 from nestling.model.config import Gemma3nTextConfig
-from nestling.model.decoder import Decoder, OnLayer
-from nestling.model.kernels import Kernels, NativeKernels
+from nestling.model.decoder import Decoder
+from nestling.model.kernels import NumpyKernels
 from nestling.model.kv_cache import KVCache
 from nestling.model.tensors import TensorSource
+from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.tiny import DictTensors, random_weights
 
 Array = NDArray[np.float32]
+OnLayer = Callable[[int, Array], None]
+
+
+class AnyDecoder(Protocol):
+    """The numpy reference or the C++ core."""
+
+    config: Gemma3nTextConfig
+    least_block_size: int
+
+    def new_cache(self, num_full_blocks: int, num_sliding_blocks: int, block_size: int) -> Any: ...
+
+    def forward(
+        self, batch: ForwardBatch, cache: Any, on_layer: OnLayer | None = None
+    ) -> Array: ...
+
+
+class NumpyDecoder(Decoder):
+    """The reference with float32 keys and values."""
+
+    least_block_size = 1
+
+    def new_cache(self, num_full_blocks: int, num_sliding_blocks: int, block_size: int) -> KVCache:
+        num_full, num_sliding = num_full_blocks * block_size, num_sliding_blocks * block_size
+        return KVCache.allocate(self.config, num_full, num_sliding)
 
 
 def make_decoder(
     config: Gemma3nTextConfig,
     seed: int = 1,
-    kernels: Kernels | None = None,
+    native: Native | None = None,
     *,
     weights: dict[str, Array] | None = None,
     source: TensorSource | None = None,
-) -> Decoder:
-    """A random model; on the C++ core with one thread unless told otherwise."""
+) -> Any:
+    """A random model: the numpy reference, or the C++ core if `native` says how."""
     tensors = source or DictTensors(weights or random_weights(config, seed))
-    return Decoder(config, tensors, kernels or NativeKernels(1))
+    if native is None:
+        return NumpyDecoder(config, tensors, NumpyKernels())
+    return NativeDecoder(config, tensors, native)
 
 
 class Session:
@@ -37,20 +65,20 @@ class Session:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: AnyDecoder,
         sequences: Sequence[Sequence[int]],
         slot_seed: int | None = None,
         *,
-        block_size: int = 1,
+        block_size: int | None = None,
     ) -> None:
         self.decoder = decoder
         self.sequences = [np.asarray(s, np.int32) for s in sequences]
+        block_size = block_size or decoder.least_block_size
         self.block_size = block_size
         counts = [-(-len(s) // block_size) for s in self.sequences]
         self.full = _tables(counts, slot_seed)
         self.sliding = _tables(counts, None if slot_seed is None else slot_seed + 1000)
-        num_slots = sum(counts) * block_size
-        self.cache = KVCache.allocate(decoder.config, num_slots, num_slots)
+        self.cache = decoder.new_cache(sum(counts), sum(counts), block_size)
         self.num_computed = [0] * len(self.sequences)
         self.logits: list[list[Array]] = [[] for _ in self.sequences]
 
@@ -104,7 +132,7 @@ def _tables(counts: Sequence[int], seed: int | None) -> NDArray[np.int32]:
     return tables
 
 
-def one_shot(decoder: Decoder, ids: Sequence[int], on_layer: OnLayer | None = None) -> Array:
+def one_shot(decoder: AnyDecoder, ids: Sequence[int], on_layer: OnLayer | None = None) -> Array:
     """[len(ids), vocab_size] from a single forward pass."""
     session = Session(decoder, [ids])
     session.step([len(ids)], on_layer)

@@ -1,4 +1,7 @@
-"""The decoder's own rules: what a row sees, what it changes, what may be left out."""
+"""The reference decoder's own rules: what a row sees and changes, what may be left out.
+
+The C++ core's: tests/native.
+"""
 
 from dataclasses import replace
 
@@ -14,8 +17,14 @@ from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
-    """The tiny model on the C++ core."""
-    return make_decoder(TINY)
+    """The tiny model."""
+    decoder: Decoder = make_decoder(TINY)
+    return decoder
+
+
+def assert_near(ours: Array, theirs: Array) -> None:
+    """Within rounding: BLAS sums in another order where there are fewer rows."""
+    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("rows", [[], [0], [39], [0, 7, 39], list(range(40))])
@@ -27,11 +36,11 @@ def test_rows_without_logits_change_nothing_but_the_work(decoder: Decoder, rows:
     batch = replace(partial.batch([40]), logit_rows=np.array(rows, np.int32))
     logits = decoder.forward(batch, partial.cache)
     assert logits.shape == (len(rows), TINY.vocab_size)
-    np.testing.assert_array_equal(logits, full.result()[rows])
+    assert_near(logits, full.result()[rows])
     for ours, theirs in zip(partial.cache.keys, full.cache.keys, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+        assert_near(ours, theirs)
     for ours, theirs in zip(partial.cache.values, full.cache.values, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+        assert_near(ours, theirs)
 
 
 def test_rows_without_logits_stop_at_the_last_layer_that_owns_keys(decoder: Decoder) -> None:
@@ -55,7 +64,7 @@ def test_only_the_named_slots_are_written(decoder: Decoder) -> None:
         full_block_table=np.array([slots[FULL]], np.int32),
         sliding_block_table=np.array([slots[SLIDING]], np.int32),
     )
-    np.testing.assert_array_equal(decoder.forward(batch, cache), one_shot(decoder, ids))
+    assert_near(decoder.forward(batch, cache), one_shot(decoder, ids))
     layer_types = owning_layer_types(TINY)
     for array, layer_type in zip((*cache.keys, *cache.values), layer_types * 2, strict=True):
         others = np.setdiff1d(np.arange(len(array)), slots[layer_type])
@@ -81,7 +90,7 @@ def test_a_sliding_layer_sees_the_window_and_not_one_more(num_tokens: int) -> No
     for position in range(num_tokens):
         changed = [*ids]
         changed[position] = (ids[position] + 1) % config.vocab_size
-        is_same = np.array_equal(one_shot(decoder, changed)[-1], last)
+        is_same = np.abs(one_shot(decoder, changed)[-1] - last).max() < 1e-4
         assert is_same == (position < first_seen)
 
 
@@ -91,8 +100,8 @@ def test_a_full_layer_sees_everything_before_it_and_nothing_after(decoder: Decod
     changed = [*ids]
     changed[20] = (ids[20] + 1) % TINY.vocab_size
     other = one_shot(decoder, changed)
-    np.testing.assert_array_equal(other[:20], logits[:20])
-    assert all(not np.array_equal(other[row], logits[row]) for row in range(20, 40))
+    assert_near(other[:20], logits[:20])
+    assert np.abs(other - logits)[20:].max(axis=1).min() > 1e-2
 
 
 def test_ids_without_a_per_layer_row_use_row_zero() -> None:
@@ -102,7 +111,7 @@ def test_ids_without_a_per_layer_row_use_row_zero() -> None:
     # Give id 0 the embedding of `beyond`: then only the per-layer lookup could tell them apart.
     weights["embed_tokens.weight"][0] = weights["embed_tokens.weight"][beyond]
     decoder = make_decoder(config, weights=weights)
-    np.testing.assert_array_equal(one_shot(decoder, [beyond, 3]), one_shot(decoder, [0, 3]))
+    assert_near(one_shot(decoder, [beyond, 3]), one_shot(decoder, [0, 3]))
 
 
 def test_shared_layers_read_the_last_owner_of_their_type() -> None:
@@ -126,7 +135,7 @@ def test_shared_layers_read_the_last_owner_of_their_type() -> None:
         other = Session(decoder, [ids])
         other.step([23])
         other.cache.values[source][:23] *= 2
-        assert not np.array_equal(decoder.forward(other.batch([1]), other.cache), reference)
+        assert np.abs(decoder.forward(other.batch([1]), other.cache) - reference).max() > 1e-2
 
 
 def test_positions_are_arguments(decoder: Decoder) -> None:

@@ -1,4 +1,4 @@
-"""The decoder against outputs of transformers that were stored once (tests/vectors/README.md)."""
+"""Both decoders against outputs of transformers that were stored once (tests/vectors/README.md)."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,25 @@ import numpy as np
 import pytest
 
 from nestling.model.config import config_from_hf
-from nestling.model.kernels import NativeKernels, NumpyKernels
+from tests.model.native_decoder import Native
 from tests.model.session import Array, make_decoder, one_shot
 from tests.model.tiny import random_weights
+from tests.native.variants import VARIANTS
 from tests.vectors.decoder_cases import CASES
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "decoder"
+ENGINES = {"numpy": None} | {
+    f"{variant}-{'sparse' if sparse else 'dense'}": Native(
+        variant=variant, sparse_feed_forward=sparse, num_threads=2
+    )
+    for variant in VARIANTS
+    for sparse in (True, False)
+}
 
 
-@pytest.mark.parametrize(
-    "kernels", [NumpyKernels, lambda: NativeKernels(1)], ids=["numpy", "native"]
-)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CASES)
-def test_stored_outputs_of_transformers(name: str, kernels: type[NumpyKernels]) -> None:
+def test_stored_outputs_of_transformers(name: str, engine: str) -> None:
     case = CASES[name]
     rows = list(case.logit_rows)
     config_file = FOLDER / f"{name}.json"
@@ -30,7 +36,8 @@ def test_stored_outputs_of_transformers(name: str, kernels: type[NumpyKernels]) 
     def keep(layer_idx: int, streams: Array) -> None:
         stacks[layer_idx] = streams[rows].copy()
 
-    decoder = make_decoder(config, weights=random_weights(config, case.seed), kernels=kernels())
+    weights = random_weights(config, case.seed)
+    decoder = make_decoder(config, native=ENGINES[engine], weights=weights)
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as stored:
         logits = one_shot(decoder, stored["input_ids"].tolist(), keep)
         for i in case.stack_layers:

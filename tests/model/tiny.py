@@ -7,12 +7,14 @@ zero `correct_output_scale` switches the per-layer inputs off), hence the scales
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig
 from nestling.model.names import required_tensors
+from nestling.weights.checkpoint import Checkpoint
 
 Array = NDArray[np.float32]
 
@@ -89,6 +91,12 @@ def random_weights(config: Gemma3nTextConfig, seed: int) -> dict[str, Array]:
         offset, scale = _offset_and_scale(name, shape)
         weights[name] = np.float32(offset) + bell(bits, shape) * np.float32(scale)
     return weights
+
+
+def random_checkpoint(config: Gemma3nTextConfig, seed: int = 1) -> Checkpoint:
+    """`random_weights` as if opened from a file."""
+    tensors = DictTensors(random_weights(config, seed))
+    return Checkpoint(Path("-"), config, tensors, None, (), "f32")
 
 
 def _offset_and_scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:

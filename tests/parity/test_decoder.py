@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig, std_multiplier
-from nestling.model.kernels import Kernels, NativeKernels, NumpyKernels
+from tests.model.native_decoder import Native
 from tests.model.session import Array, Session, make_decoder, one_shot
 from tests.model.strategies import configs
 from tests.model.tiny import TINY, TINY_LLAMA_CPP, random_weights, token_ids
+from tests.native.variants import VARIANTS
 
 pytestmark = pytest.mark.parity
 
@@ -24,14 +25,17 @@ MAX_LOGIT_DIFFERENCE = 2e-4
 MAX_STACK_DIFFERENCE = 3e-4
 
 
-@pytest.fixture(params=["numpy", "native"])
-def kernels(request: pytest.FixtureRequest) -> Kernels:
-    """Both implementations in turn."""
-    return NumpyKernels() if request.param == "numpy" else NativeKernels(2)
+CORE = Native(num_threads=2)
+
+
+@pytest.fixture(params=["numpy", *VARIANTS])
+def native(request: pytest.FixtureRequest) -> Native | None:
+    """All implementations in turn: the numpy reference, and the C++ core's variants."""
+    return None if request.param == "numpy" else replace(CORE, variant=request.param)
 
 
 def assert_parity(
-    config: Gemma3nTextConfig, seed: int, ids: Sequence[int], kernels: Kernels
+    config: Gemma3nTextConfig, seed: int, ids: Sequence[int], native: Native | None
 ) -> None:
     """One pass of both; logits of all rows and the streams after each layer."""
     from tests.parity.transformers_decoder import ReferenceDecoder
@@ -39,7 +43,7 @@ def assert_parity(
     weights = random_weights(config, seed)
     reference = ReferenceDecoder(config, weights).run(ids)
     stacks: list[Array] = []
-    decoder = make_decoder(config, weights=weights, kernels=kernels)
+    decoder = make_decoder(config, weights=weights, native=native)
     logits = one_shot(decoder, ids, lambda _i, streams: stacks.append(streams.copy()))
     assert len(stacks) == len(reference.stacks) == config.num_hidden_layers
     for i, (ours, theirs) in enumerate(zip(stacks, reference.stacks, strict=True)):
@@ -49,15 +53,15 @@ def assert_parity(
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_LLAMA_CPP], ids=["tiny", "tiny_llama_cpp"])
-def test_tiny_checkpoints(config: Gemma3nTextConfig, kernels: Kernels) -> None:
+def test_tiny_checkpoints(config: Gemma3nTextConfig, native: Native | None) -> None:
     ids = token_ids(config, 48, 3)
     assert max(ids) >= config.vocab_size_per_layer_input
-    assert_parity(config, 1, ids, kernels)
+    assert_parity(config, 1, ids, native)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 15, 16, 17, 100])
 def test_window_edges_and_far_beyond(num_tokens: int) -> None:
-    assert_parity(TINY, 2, token_ids(TINY, num_tokens, 4), NativeKernels(1))
+    assert_parity(TINY, 2, token_ids(TINY, num_tokens, 4), CORE)
 
 
 @settings(
@@ -69,18 +73,18 @@ def test_window_edges_and_far_beyond(num_tokens: int) -> None:
 )
 @given(config=configs(), seed=st.integers(0, 1000))
 def test_ten_random_configurations(config: Gemma3nTextConfig, seed: int) -> None:
-    assert_parity(config, seed, token_ids(config, 40, seed), NumpyKernels())
-    assert_parity(config, seed, token_ids(config, 40, seed), NativeKernels(1))
+    assert_parity(config, seed, token_ids(config, 40, seed), None)
+    assert_parity(config, seed, token_ids(config, 40, seed), CORE)
 
 
-def test_stepwise_after_the_window_has_slid(kernels: Kernels) -> None:
+def test_stepwise_after_the_window_has_slid(native: Native | None) -> None:
     """Shared layers read their donor's cache in every step, long after its first window."""
     from tests.parity.transformers_decoder import ReferenceDecoder
 
     weights = random_weights(TINY, 5)
     sequences = [token_ids(TINY, 70, 6), token_ids(TINY, 30, 7)]
     reference = ReferenceDecoder(TINY, weights)
-    decoder = make_decoder(TINY, weights=weights, kernels=kernels)
+    decoder = make_decoder(TINY, weights=weights, native=native)
     session = Session(decoder, sequences, slot_seed=8)
     session.step([20, 0])
     session.step([11, 9])
@@ -108,7 +112,7 @@ def test_stepwise_after_the_window_has_slid(kernels: Kernels) -> None:
 )
 def test_each_switch(changes: dict[str, Any]) -> None:
     config = replace(TINY, **changes)
-    assert_parity(config, 9, token_ids(config, 40, 9), NativeKernels(1))
+    assert_parity(config, 9, token_ids(config, 40, 9), CORE)
 
 
 def test_std_multiplier_is_torchs_to_the_bit() -> None:

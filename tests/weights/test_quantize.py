@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
 from nestling.model.config import Gemma3nTextConfig
-from nestling.model.decoder import Decoder
-from nestling.model.kernels import NativeKernels
+from nestling.model.kernels import NumpyKernels
 from nestling.native.threads import ThreadPool
 from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from nestling.weights.quantize import TYPES, quantize_checkpoint
-from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights
+from tests.model.native_decoder import NativeDecoder
+from tests.model.session import NumpyDecoder, one_shot
+from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights, token_ids
 from tests.weights import tiny_files
 
 Floats = NDArray[np.float32]
@@ -116,13 +117,16 @@ def test_a_folder_and_a_gguf_of_the_same_weights_become_the_same_tensors(
         assert np.abs(first.tensor(name) - second.tensor(name)).max() <= tolerance, name
 
 
-def test_the_decoder_runs_on_the_quantised_file(tmp_path: Path, pool: ThreadPool) -> None:
+def test_both_decoders_run_on_the_quantised_file(tmp_path: Path, pool: ThreadPool) -> None:
     config = TINY
     quantize_checkpoint(
         _checkpoint(config, random_weights(config, 3)), tmp_path / "m.gguf", "Q8_0", pool
     )
     loaded = load_checkpoint(tmp_path / "m.gguf")
-    Decoder(loaded.config, loaded.tensors, NativeKernels(1))
+    ids = token_ids(config, 20, 1)
+    reference = one_shot(NumpyDecoder(loaded.config, loaded.tensors, NumpyKernels()), ids)
+    native = one_shot(NativeDecoder(loaded.config, loaded.tensors), ids)
+    np.testing.assert_allclose(native, reference, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

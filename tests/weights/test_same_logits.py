@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.model.batch import ForwardBatch
-from nestling.model.decoder import Decoder
-from nestling.model.kernels import NativeKernels
-from nestling.model.kv_cache import KVCache
 from nestling.weights.checkpoint import load_checkpoint
+from tests.model.native_decoder import Native, NativeDecoder
+from tests.model.session import one_shot
 from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_gguf
 
 NUM_TOKENS = 20  # longer than the window of 8
@@ -18,18 +16,8 @@ NUM_TOKENS = 20  # longer than the window of 8
 def _logits(path: Path) -> NDArray[np.float32]:
     """[NUM_TOKENS, vocab_size], one prompt in one pass; ids beyond the per-layer table among it."""
     checkpoint = load_checkpoint(path)
-    decoder = Decoder(checkpoint.config, checkpoint.tensors, NativeKernels(1))
-    rows = np.arange(NUM_TOKENS)
-    batch = ForwardBatch(
-        input_ids=(rows * 31 % VOCAB).astype(np.int32),
-        positions=rows.astype(np.int32),
-        query_start_loc=np.array([0, NUM_TOKENS], np.int32),
-        block_size=NUM_TOKENS,
-        full_block_table=np.zeros((1, 1), np.int32),
-        sliding_block_table=np.zeros((1, 1), np.int32),
-        logit_rows=rows.astype(np.int32),
-    )
-    return decoder.forward(batch, KVCache.allocate(checkpoint.config, NUM_TOKENS, NUM_TOKENS))
+    decoder = NativeDecoder(checkpoint.config, checkpoint.tensors, Native(dtype="auto"))
+    return one_shot(decoder, [row * 31 % VOCAB for row in range(NUM_TOKENS)])
 
 
 def test_folder_and_gguf_give_the_same_logits(tmp_path: Path) -> None:

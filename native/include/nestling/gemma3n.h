@@ -106,6 +106,8 @@ class KvCache {
   const CacheConfig& config() const { return config_; }
   std::size_t full_block_bytes() const { return pools_[0].block_elements * element_bytes(); }
   std::size_t sliding_block_bytes() const { return pools_[1].block_elements * element_bytes(); }
+  // Whether the cache was made for such a model.
+  bool fits(const Gemma3nConfig& config, std::span<const LayerConfig> layers) const;
 
  private:
   friend class Gemma3n;
@@ -117,6 +119,7 @@ class KvCache {
   };
 
   std::size_t element_bytes() const { return config_.is_float16 ? 2 : 4; }
+  std::size_t layer_elements() const { return config_.block_size / kTile * group_elements_; }
 
   CacheConfig config_;
   std::size_t group_elements_ = 0;         // keys and values of 16 positions in one layer

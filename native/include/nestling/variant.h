@@ -1,4 +1,4 @@
-// Which implementation of the matrix and attention kernels runs.
+// Which implementation of the kernels runs.
 #pragma once
 
 namespace nestling {

@@ -1,8 +1,8 @@
 """Gemma 3n's text decoder over any batch of rows: embeddings, AltUp streams, layers, head.
 
-A forward pass changes nothing but the cache slots that its batch names. With kernels whose sums
-have a fixed order (`NativeKernels`) a token's logits are the same bits however it was batched.
-Formulas and tolerances: docs/model.md. Not thread-safe: one thread calls `forward`.
+The readable reference of the C++ core (`native/gemma3n.py`). A forward pass changes nothing but the
+cache slots that its batch names. Formulas and tolerances: docs/model.md. Not thread-safe: one
+thread calls `forward`.
 """
 
 from collections.abc import Callable

@@ -1,23 +1,19 @@
 """The two heavy operations of the decoder behind one protocol: matrices and attention.
 
-`NumpyKernels` is the oracle: short, plain, and not bit-stable (BLAS sums a row differently in
-batches of different size). `NativeKernels` runs on the C++ core, whose sums have one fixed order.
+`NumpyKernels` is the oracle of the C++ core: short, plain, and not bit-stable (BLAS sums a row
+differently in batches of different size).
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestling.model.ops import Array
-from nestling.native.attention import attention
-from nestling.native.linear import PackedLinear, linear
-from nestling.native.threads import ThreadPool
 
 PackedWeight = Any
 """What the same kernels' `pack` returned; nobody else looks inside."""
 Slots = NDArray[np.int64]
-WeightDtype = Literal["auto", "float32", "bfloat16"]  # tmp
 
 
 class Kernels(Protocol):
@@ -83,35 +79,3 @@ class NumpyKernels:
             scores /= scores.sum(axis=-1, keepdims=True)
             out[row] = scores @ values.transpose(1, 0, 2)
         return out.reshape(q.shape)
-
-
-class NativeKernels:
-    """The C++ core on its own pool of threads; every result is the same bits for any pool."""
-
-    def __init__(self, num_threads: int, dtype: WeightDtype = "auto") -> None:
-        self._pool = ThreadPool(num_threads)
-        self._dtype = dtype
-
-    def pack(self, weight: Array) -> PackedWeight:
-        """Packed in the kernels' dtype; "auto" takes bfloat16 where that loses nothing."""
-        values = np.ascontiguousarray(weight, np.float32)
-        if self._dtype != "auto":
-            return PackedLinear.pack(values, self._dtype)
-        is_bfloat16 = not np.any(values.view(np.uint32) & 0xFFFF)
-        return PackedLinear.pack(values, "bfloat16" if is_bfloat16 else "float32")
-
-    def linear(self, x: Array, weight: PackedWeight) -> Array:
-        """See `Kernels.linear`."""
-        return linear(x, weight, self._pool)
-
-    def attention(
-        self,
-        q: Array,
-        k_cache: Array,
-        v_cache: Array,
-        slots: Slots,
-        row_begin: Slots,
-        row_end: Slots,
-    ) -> Array:
-        """See `Kernels.attention`."""
-        return attention(q, k_cache, v_cache, slots, row_begin, row_end, self._pool)

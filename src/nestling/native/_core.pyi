@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-_Dtype: TypeAlias = Literal["float32", "bfloat16"]
 _Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 
@@ -15,19 +14,6 @@ class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...
     @property
     def num_threads(self) -> int: ...
-
-@final
-class PackedLinear:
-    @staticmethod
-    def pack(weight: NDArray[np.float32], dtype: _Dtype) -> PackedLinear: ...
-    @property
-    def out_features(self) -> int: ...
-    @property
-    def in_features(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def dtype(self) -> _Dtype: ...
 
 @final
 class Matrix:
@@ -106,19 +92,6 @@ def sample(
 def top_logprobs(
     logits: NDArray[np.float32], count: int
 ) -> tuple[float, NDArray[np.int32], NDArray[np.float32]]: ...
-def linear(
-    x: NDArray[np.float32], packed: PackedLinear, pool: ThreadPool, variant: _Variant = "best"
-) -> NDArray[np.float32]: ...
-def attention(
-    q: NDArray[np.float32],
-    k_cache: NDArray[np.float32],
-    v_cache: NDArray[np.float32],
-    slots: NDArray[np.int64],
-    row_begin: NDArray[np.int64],
-    row_end: NDArray[np.int64],
-    pool: ThreadPool,
-    variant: _Variant = "best",
-) -> NDArray[np.float32]: ...
 def read_bandwidth(num_bytes: int, pool: ThreadPool) -> float: ...
 def variants() -> tuple[_Variant, ...]: ...
 

@@ -1,6 +1,6 @@
-"""The pool of threads on which the kernels of `linear` and `attention` run.
+"""The pool of threads on which the core packs weights and computes steps.
 
-An engine owns one. A pool runs one kernel at a time; kernels called from several threads wait for
+An engine owns one. A pool runs one loop at a time; loops started from several threads wait for
 each other. Its threads end with the object.
 """
 

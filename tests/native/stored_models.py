@@ -1,0 +1,58 @@
+"""Random models whose matrices are stored in chosen types, and the values that they stand for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.model.config import Gemma3nTextConfig
+from nestling.model.tensors import TensorSource
+from nestling.weights.stored_tensor import StoredTensor, StoredTensors
+from tests.model.native_decoder import NativeDecoder
+from tests.model.tiny import random_weights
+
+Array = NDArray[np.float32]
+MIXED = ("Q4_0", "Q4_1", "Q8_0", "F16", "Q5_1", "BF16", "F32")
+"""In the core: 4 bits without and with minimum, 8 bits without and with, and three float types.
+
+Seven, so that the tensors of one name have another type in each layer.
+"""
+
+
+def stored_model(config: Gemma3nTextConfig, seed: int, types: Sequence[str]) -> StoredTensors:
+    """Matrix after matrix stored in the next of `types`, where its rows are whole blocks of it."""
+    tensors = {}
+    for i, (name, values) in enumerate(random_weights(config, seed).items()):
+        dtype = types[i % len(types)]
+        if values.ndim == 1 or "altup" in name or values.shape[1] % 32:
+            dtype = "F32"
+        data = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
+        stored = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+        tensors[name] = StoredTensor(Path("-"), name, dtype, values.shape, stored)
+    return StoredTensors(Path("-"), tensors)
+
+
+class UnpackedTensors:
+    """What a native decoder computes with: the values of its packed matrices, its tables' rows.
+
+    The head is packed and the embedding of the input read from the file, so they may differ.
+    """
+
+    def __init__(self, decoder: NativeDecoder, source: TensorSource) -> None:
+        self._packed = decoder.weights
+        self._source = source
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name)
+
+    def tensor(self, name: str) -> Array:
+        packed = self._packed["lm_head.weight" if name == "embed_tokens.weight" else name]
+        return packed.unpack() if hasattr(packed, "unpack") else self._source.tensor(name)
+
+    def rows(self, name: str, index: NDArray[np.int64]) -> Array:
+        return self._source.rows(name, index)
