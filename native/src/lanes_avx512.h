@@ -116,7 +116,7 @@ struct Avx512 {
   static I32 add_dot_vector(I32 sum, Bytes w, const std::int8_t* x64) {
     return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_loadu_si512(x64))};
   }
-  // Takes the shift of the weights back at once, so that the integers are those of other variants.
+  // Without the bias of the weights, which here would cost more to take back later.
   static I32 add_dot_vector_signed(I32 sum, Bytes w, const std::int8_t* x64) {
     const __m512i x = _mm512_loadu_si512(x64);
     const __m512i shift =

@@ -17,7 +17,8 @@ namespace {
 struct Portable {
   static constexpr int kMostRows = 4;  // rows that a linear kernel takes at once
   static constexpr int kMostWideRows = 4;
-  // Signed weight bytes are held as w + kByteBias; the kernels take it back by the sum of x.
+  // Signed weight bytes are held as w + kByteBias; add_dot_signed counts that
+  // in, and its callers take it back by the sum of x.
   static constexpr std::int32_t kByteBias = 0;
 
   struct F32 {

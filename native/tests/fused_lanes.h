@@ -25,10 +25,6 @@ struct Fused : Portable {
     for (int i = 0; i < 64; ++i) sum.v[i / 4] += biased(w.v[i]) * x4[i % 4];
     return sum;
   }
-  static I32 add_dot_vector_signed(I32 sum, const Bytes& w, const std::int8_t* x64) {
-    for (int i = 0; i < 64; ++i) sum.v[i / 4] += biased(w.v[i]) * x64[i];
-    return sum;
-  }
 
  private:
   static std::int32_t biased(std::uint8_t w) { return static_cast<std::int8_t>(w) + kBias; }

@@ -76,7 +76,7 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
       V::add_dot(I32::zero(), w.high_nibbles(), in.x + 60).to_float(),
       V::add_dot_signed(I32::all(bias), signed_w, in.x).to_float(),
       V::add_dot_vector(I32::all(-3), w.high_nibbles(), in.x).to_float(),
-      V::add_dot_vector_signed(I32::all(bias), signed_w, same).to_float(),
+      V::add_dot_vector_signed(I32::all(-3), signed_w, same).to_float(),
   };
   static_assert(sizeof(results) / sizeof(F32) == kNumOperations);
   for (int i = 0; i < kNumOperations; ++i) results[i].store(out.floats[i]);

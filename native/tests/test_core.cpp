@@ -1,23 +1,21 @@
-// Runs the kernels on small and on odd sizes under the sanitizers. What the numbers should be is
-// tested from Python against numpy; here it is memory, arithmetic and threads that are watched.
+// The thread pool, the sampler and the bandwidth meter under the sanitizers. What the sampler gives
+// is tested from Python; here it is memory, arithmetic and threads that are watched.
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <numeric>
 #include <random>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "check.h"
-#include "nestling/attention.h"
 #include "nestling/bandwidth.h"
-#include "nestling/linear.h"
 #include "nestling/sampling.h"
 #include "nestling/thread_pool.h"
-#include "nestling/variant.h"
 
 namespace nestling {
 
@@ -25,22 +23,12 @@ namespace {
 
 using testing::throws;
 
-std::vector<Variant> variants() {
-  std::vector<Variant> supported{Variant::kPortable};
-  if (is_supported(Variant::kAvx2)) supported.push_back(Variant::kAvx2);
-  return supported;
-}
-
 std::vector<float> random_floats(std::size_t count, unsigned seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
   std::vector<float> values(count);
   for (float& value : values) value = normal(generator);
   return values;
-}
-
-bool same_bits(const float* a, const float* b, std::size_t count) {
-  return std::memcmp(a, b, count * sizeof(float)) == 0;
 }
 
 void test_pool_covers_every_item_once() {
@@ -87,96 +75,67 @@ void test_pool_serves_several_callers() {
   CHECK(sum == 4u * 200u * 30u);
 }
 
+void test_pool_runs_many_small_loops() {
+  for (const int num_threads : {2, 3, 7}) {
+    ThreadPool pool(num_threads);
+    std::vector<std::uint64_t> cells(64, 0);
+    for (std::uint64_t loop = 0; loop < 5000; ++loop) {
+      // Each loop reads what the one before wrote, in another order and from other threads.
+      pool.parallel_for(cells.size(), 1 + loop % 9, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) cells[i] += loop + 1;
+      });
+      if (loop % 1000 == 0)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));  // they sleep
+    }
+    for (const std::uint64_t cell : cells) CHECK(cell == 5000ull * 5001 / 2);
+  }
+}
+
+void test_pool_names_its_threads() {
+  ThreadPool pool(3);
+  std::array<std::atomic<int>, 3> num_inside{};
+  for (int round = 0; round < 300; ++round) {
+    pool.parallel_for(50, 1, [&](std::size_t, std::size_t, std::size_t thread) {
+      // A number belongs to one thread at a time, so its scratch does too.
+      CHECK(thread < 3);
+      CHECK(num_inside[thread].fetch_add(1) == 0);
+      num_inside[thread].fetch_sub(1);
+    });
+  }
+}
+
+void test_pool_does_not_wait_for_late_threads() {
+  ThreadPool pool(4);
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // past their spinning
+    std::atomic<std::size_t> sum = 0;
+    // Over before a sleeper can come: it must neither be waited for nor see the next loop half
+    // made.
+    pool.parallel_for(2, 1, [&](std::size_t begin, std::size_t end) { sum += end - begin; });
+    pool.parallel_for(3, 1, [&](std::size_t begin, std::size_t end) { sum += 10 * (end - begin); });
+    CHECK(sum == 32);
+  }
+}
+
+void test_pool_rethrows_the_first_of_several() {
+  ThreadPool pool(4);
+  for (int round = 0; round < 100; ++round) {
+    std::string what;
+    try {
+      pool.parallel_for(64, 1, [](std::size_t begin, std::size_t) {
+        if (begin % 2 == 1) throw std::runtime_error(std::to_string(begin));
+      });
+    } catch (const std::runtime_error& error) {
+      what = error.what();
+    }
+    CHECK(what == "1");
+  }
+}
+
 void test_pools_come_and_go() {
   for (int round = 0; round < 50; ++round) ThreadPool pool(1 + round % 6);
   CHECK(throws<std::invalid_argument>([] { ThreadPool pool(0); }));
   CHECK(throws<std::invalid_argument>([] { ThreadPool pool(ThreadPool::kMaxThreads + 1); }));
-}
-
-void test_linear_rows_do_not_depend_on_their_batch() {
-  ThreadPool one(1);
-  ThreadPool three(3);
-  const std::size_t in = 261;  // large enough that three threads share the work
-  const std::size_t out = 349;
-  const std::size_t num_rows = 55;
-  const std::vector<float> weight = random_floats(out * in, 1);
-  const std::vector<float> x = random_floats(num_rows * in, 2);
-  for (const WeightType type : {WeightType::kFloat32, WeightType::kBfloat16}) {
-    const PackedLinear packed(weight.data(), out, in, type);
-    for (const Variant variant : variants()) {
-      std::vector<float> alone(num_rows * out);
-      for (std::size_t row = 0; row < num_rows; ++row) {
-        linear(&x[row * in], 1, packed, &alone[row * out], one, variant);
-      }
-      for (const std::size_t count : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 13u, 48u, 49u, 50u, 54u, 55u}) {
-        std::vector<float> together(count * out);
-        linear(x.data(), count, packed, together.data(), three, variant);
-        CHECK(same_bits(together.data(), alone.data(), together.size()));
-      }
-    }
-  }
-}
-
-void test_linear_of_odd_sizes() {
-  ThreadPool pool(2);
-  for (const std::size_t in : {1u, 2u, 16u, 17u}) {
-    for (const std::size_t out : {1u, 15u, 16u, 17u, 64u, 65u}) {
-      for (const Variant variant : variants()) {
-        const std::vector<float> weight(out * in, 0.5f);
-        const std::vector<float> x(3 * in, 2.0f);
-        std::vector<float> result(3 * out);
-        const PackedLinear packed(weight.data(), out, in, WeightType::kBfloat16);
-        linear(x.data(), 3, packed, result.data(), pool, variant);
-        for (const float value : result) CHECK(value == static_cast<float>(in));
-      }
-    }
-  }
-  const float number = 0.0f;
-  const std::size_t huge = std::numeric_limits<std::size_t>::max() / 8;
-  CHECK(throws<std::invalid_argument>([&] { PackedLinear(&number, 0, 1, WeightType::kFloat32); }));
-  CHECK(throws<std::invalid_argument>(
-      [&] { PackedLinear(&number, huge, huge, WeightType::kBfloat16); }));
-}
-
-void test_attention_of_odd_sizes() {
-  ThreadPool one(1);
-  ThreadPool three(3);
-  const std::size_t num_slots = 120;
-  const std::size_t num_rows = 19;  // with the widest heads, three threads share the work
-  for (const std::size_t head_dim : {1u, 15u, 16u, 33u, 80u, 256u}) {
-    const std::vector<float> q = random_floats(num_rows * 6 * head_dim, 3);
-    const std::vector<float> k_cache = random_floats(num_slots * 2 * head_dim, 4);
-    const std::vector<float> v_cache = random_floats(num_slots * 2 * head_dim, 5);
-    std::vector<std::int64_t> slots(num_slots);
-    std::iota(slots.rbegin(), slots.rend(), 0);
-    std::vector<std::int64_t> row_begin(num_rows);
-    std::vector<std::int64_t> row_end(num_rows);
-    for (std::size_t row = 0; row < num_rows; ++row) {
-      row_begin[row] = static_cast<std::int64_t>(row);
-      row_end[row] = static_cast<std::int64_t>(row == 0 ? 1 : num_slots - row);
-    }
-    const AttentionInput input{q.data(),
-                               k_cache.data(),
-                               v_cache.data(),
-                               slots.data(),
-                               row_begin.data(),
-                               row_end.data(),
-                               num_rows,
-                               6,
-                               2,
-                               head_dim};
-    for (const Variant variant : variants()) {
-      std::vector<float> alone(q.size());
-      std::vector<float> parallel(q.size());
-      attention(input, alone.data(), one, variant);
-      attention(input, parallel.data(), three, variant);
-      CHECK(same_bits(alone.data(), parallel.data(), alone.size()));
-      for (std::size_t i = 0; i < 6 * head_dim; ++i) {  // row 0 sees one slot: its value itself
-        const std::size_t kv_head = i / head_dim / 3;
-        CHECK(alone[i] == v_cache[((num_slots - 1) * 2 + kv_head) * head_dim + i % head_dim]);
-      }
-    }
-  }
 }
 
 void test_sampling_of_odd_sizes_and_extreme_numbers() {
@@ -237,10 +196,11 @@ void run_all() {
   test_pool_covers_every_item_once();
   test_pool_passes_exceptions_on_and_goes_on_working();
   test_pool_serves_several_callers();
+  test_pool_runs_many_small_loops();
+  test_pool_names_its_threads();
+  test_pool_does_not_wait_for_late_threads();
+  test_pool_rethrows_the_first_of_several();
   test_pools_come_and_go();
-  test_linear_rows_do_not_depend_on_their_batch();
-  test_linear_of_odd_sizes();
-  test_attention_of_odd_sizes();
   test_sampling_of_odd_sizes_and_extreme_numbers();
   test_samplers_in_several_threads();
   test_bandwidth_of_odd_sizes();

@@ -9,8 +9,8 @@ import pytest
 from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
 from nestling.engine.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
-from nestling.engine.remote import ProcessEngine
 from nestling.engine.native_runner import NativeRunner
+from nestling.engine.remote import ProcessEngine
 from nestling.engine.runner import ModelRunner, ReferenceRunner, load_runner
 from nestling.engine.sampler import RequestSampler
 from nestling.errors import InvalidRequestError, ModelFileError
@@ -211,5 +211,7 @@ def test_the_reference_engine_scores_and_steps_like_the_native_one(folder: Path)
     native, reference = (runner.score(ids) for runner in runners)
     np.testing.assert_allclose(native, reference, atol=1e-3, rtol=0)
     params = SamplingParams(max_tokens=12, temperature=0)
-    tokens = [run(runner, [Submit("0", [2, 5, 6], params)], arrive_every=0)[0] for runner in runners]
+    tokens = [
+        run(runner, [Submit("0", [2, 5, 6], params)], arrive_every=0)[0] for runner in runners
+    ]
     assert tokens[0] == tokens[1]

@@ -15,8 +15,8 @@ from nestling.engine.batch_builder import build_batch
 from nestling.engine.config import EngineConfig
 from nestling.engine.kv_cache_manager import KVCacheManager
 from nestling.engine.messages import SamplingParams
-from nestling.engine.request import Request
 from nestling.engine.native_runner import NativeRunner
+from nestling.engine.request import Request
 from nestling.engine.runner import ReferenceRunner
 from nestling.engine.scheduler import Scheduler
 from nestling.model.kv_cache import KVDtype

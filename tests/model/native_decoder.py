@@ -65,7 +65,9 @@ class NativeDecoder:
             is_float16=self._how.kv_dtype == "float16",
         )
 
-    def forward(self, batch: ForwardBatch, cache: KvCache, on_layer: OnLayer | None = None) -> Array:
+    def forward(
+        self, batch: ForwardBatch, cache: KvCache, on_layer: OnLayer | None = None
+    ) -> Array:
         """Logits [num_logit_rows, vocab_size]."""
         return self.core.step(
             cache,

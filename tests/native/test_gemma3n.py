@@ -112,9 +112,7 @@ def test_random_models_quantised(
     variant: str, dtype: Any, config: Gemma3nTextConfig, seed: int, wide: bool, sparse: bool
 ) -> None:
     source = DictTensors(random_weights(config, seed))
-    how = Native(
-        variant=variant, dtype=dtype, wide_activations=wide, sparse_feed_forward=sparse
-    )
+    how = Native(variant=variant, dtype=dtype, wide_activations=wide, sparse_feed_forward=sparse)
     assert_as_near_as_bytes_allow(NativeDecoder(config, source, how), source, seed)
 
 
@@ -304,7 +302,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"num_logits": 0}, "num_logits.*1 to 544"),
     ({"num_logits": 545}, "num_logits.*1 to 544, got 545"),
     ({"positions": np.arange(12, dtype=np.int32)[::2]}, "positions: .*C-contiguous"),
-    ({"full_block_table": int32(0, 1)}, r"full_block_table: expected int32 \[num_seqs, max_blocks\]"),
+    ({"full_block_table": int32(0, 1)}, r"full_block_table: expected int32 \[num_seqs"),
 ]  # fmt: skip
 
 
@@ -341,7 +339,12 @@ def test_what_a_window_has_passed_need_not_be_there(decoder: NativeDecoder) -> N
     config = replace(TINY, sliding_window=5)
     narrow = NativeDecoder(config, SOURCES["float"])
     batch = good_batch()
-    step(narrow.core, narrow.new_cache(4, 5, 16), batch, sliding_block_table=int32([-1, 1, -1], [2, -1, -1]))
+    step(
+        narrow.core,
+        narrow.new_cache(4, 5, 16),
+        batch,
+        sliding_block_table=int32([-1, 1, -1], [2, -1, -1]),
+    )
     with pytest.raises(ValueError, match=r"sliding_block_table\[0\]"):  # 20 - 4 = 16 is the first
         step(
             narrow.core,

@@ -197,7 +197,7 @@ def test_what_a_row_sees(variant: str, num_tokens: int, layer_type: str) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prefix_of_another_sequence_serves_as_ones_own(kind: str) -> None:
-    """As after a prefix hit: the first two blocks were computed by somebody else, in chunks of 5."""
+    """As after a prefix hit: the first two blocks were computed by another, in chunks of 5."""
     ids = token_ids(TINY, 70, 0)
     session = Session(model(kind), [ids, ids], slot_seed=4)
     for _ in range(8):
