@@ -85,10 +85,17 @@ class FakeRunner:
         self.num_sliding_blocks = num_sliding_blocks or num_blocks + 128
         self.block_size = block_size
         self.max_rows = 256
+        self.weight_bytes_per_token = 0
         self.delay_s = delay_s
         self.batches: list[ForwardBatch] = []
         self.states = np.zeros(num_blocks * block_size, np.uint64)
         self.sliding_states = np.zeros(self.num_sliding_blocks * block_size, np.uint64)
+
+    def part_seconds(self) -> dict[str, float]:
+        return {}
+
+    def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        raise AssertionError("nobody asks the fake model for scores")
 
     def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
         self.batches.append(batch)
