@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
+_Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 
 @final
@@ -16,6 +17,15 @@ class ThreadPool:
     def num_threads(self) -> int: ...
 
 @final
+LAYOUT_VERSION: int
+
+@final
+class MappedFile:
+    def __init__(self, descriptor: int) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
 class Matrix:
     @staticmethod
     def pack(
@@ -23,8 +33,19 @@ class Matrix:
         dtype: str,
         row_size: int,
         pool: ThreadPool,
-        target: _Format | None = None,
+        target: str | None = None,
     ) -> Matrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> Matrix: ...
+    def planes(self) -> _Planes: ...
     def unpack(self) -> NDArray[np.float32]: ...
     @property
     def format(self) -> _Format: ...
@@ -43,8 +64,19 @@ class RowMatrix:
         dtype: str,
         row_size: int,
         pool: ThreadPool,
-        target: _Format | None = None,
+        target: str | None = None,
     ) -> RowMatrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> RowMatrix: ...
+    def planes(self) -> _Planes: ...
     def unpack(self) -> NDArray[np.float32]: ...
     @property
     def format(self) -> _Format: ...
@@ -63,8 +95,19 @@ class ColumnMatrix:
         dtype: str,
         row_size: int,
         pool: ThreadPool,
-        target: _Format | None = None,
+        target: str | None = None,
     ) -> ColumnMatrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> ColumnMatrix: ...
+    def planes(self) -> _Planes: ...
     def unpack(self) -> NDArray[np.float32]: ...
     @property
     def format(self) -> _Format: ...
