@@ -10,14 +10,13 @@ _Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
 _Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 
+LAYOUT_VERSION: int
+
 @final
 class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...
     @property
     def num_threads(self) -> int: ...
-
-@final
-LAYOUT_VERSION: int
 
 @final
 class MappedFile:
@@ -33,7 +32,7 @@ class Matrix:
         dtype: str,
         row_size: int,
         pool: ThreadPool,
-        target: str | None = None,
+        target: _Format | None = None,
     ) -> Matrix: ...
     @staticmethod
     def map(
@@ -64,7 +63,7 @@ class RowMatrix:
         dtype: str,
         row_size: int,
         pool: ThreadPool,
-        target: str | None = None,
+        target: _Format | None = None,
     ) -> RowMatrix: ...
     @staticmethod
     def map(
@@ -95,7 +94,7 @@ class ColumnMatrix:
         dtype: str,
         row_size: int,
         pool: ThreadPool,
-        target: str | None = None,
+        target: _Format | None = None,
     ) -> ColumnMatrix: ...
     @staticmethod
     def map(
