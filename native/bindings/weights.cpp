@@ -1,6 +1,7 @@
 // Stored weights in Python: rows as float32, and the three packed forms.
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
@@ -12,6 +13,7 @@
 #include "arrays.h"
 #include "modules.h"
 #include "nestling/encode.h"
+#include "nestling/mapped_file.h"
 #include "nestling/matrix.h"
 #include "nestling/stored.h"
 #include "nestling/thread_pool.h"
@@ -96,13 +98,12 @@ nb::ndarray<nb::numpy, std::uint8_t> encode_rows(const AnyArray& values, const s
 
 constexpr const char* kFormatNames[] = {"float32", "float16", "bfloat16", "q4", "q8"};
 
-Format format_of(const std::optional<std::string>& name, StoredType type) {
-  if (!name) return natural_format(type);
+Format format_of(const std::string& name) {
   for (std::size_t i = 0; i < std::size(kFormatNames); ++i) {
-    if (*name == kFormatNames[i]) return static_cast<Format>(i);
+    if (name == kFormatNames[i]) return static_cast<Format>(i);
   }
   throw nb::value_error(
-      ("target: expected \"float32\", \"float16\", \"bfloat16\", \"q4\" or \"q8\", got \"" + *name +
+      ("format: expected \"float32\", \"float16\", \"bfloat16\", \"q4\" or \"q8\", got \"" + name +
        "\"")
           .c_str());
 }
@@ -111,7 +112,7 @@ template <class Packed>
 std::unique_ptr<Packed> pack(const AnyArray& data, const std::string& dtype, std::size_t row_size,
                              ThreadPool& pool, const std::optional<std::string>& format) {
   const StoredMatrix stored = stored_matrix(data, dtype, row_size);
-  const Format chosen = format_of(format, stored.type);
+  const Format chosen = format ? format_of(*format) : natural_format(stored.type);
   const nb::gil_scoped_release release;
   return std::make_unique<Packed>(Packed::pack(stored, chosen, pool));
 }
@@ -137,10 +138,33 @@ nb::ndarray<nb::numpy, float> unpacked(const Packed& packed) {
 }
 
 template <class Packed>
+std::unique_ptr<Packed> map(const std::shared_ptr<MappedFile>& file, const std::string& format,
+                            std::size_t num_rows, std::size_t row_size, std::size_t values,
+                            std::optional<std::size_t> scales, std::optional<std::size_t> mins) {
+  return std::make_unique<Packed>(
+      Packed::map(file, format_of(format), num_rows, row_size, {values, scales, mins}));
+}
+
+// (values, scales, mins) as uint8 arrays without a copy, None for what the format does not have.
+nb::tuple planes(const PackedWeights& packed, const nb::handle& owner) {
+  const auto view = [&](const Plane& plane) -> nb::object {
+    if (plane.num_bytes() == 0) return nb::none();
+    return nb::cast(nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>(
+        plane.as<std::uint8_t>(), {plane.num_bytes()}, owner));
+  };
+  return nb::make_tuple(view(packed.values_plane()), view(packed.scales_plane()),
+                        view(packed.mins_plane()));
+}
+
+template <class Packed>
 void bind_packed(nb::module_& module, const char* name) {
   nb::class_<Packed>(module, name)
       .def_static("pack", &pack<Packed>, "data"_a, "dtype"_a, "row_size"_a, "pool"_a,
                   "target"_a = nb::none())
+      .def_static("map", &map<Packed>, "file"_a, "packed_format"_a, "num_rows"_a, "row_size"_a,
+                  "values"_a, "scales"_a.none(), "mins"_a.none())
+      .def("planes",
+           [](nb::handle_t<Packed> self) { return planes(nb::cast<const Packed&>(self), self); })
       .def("unpack", &unpacked<Packed>)
       .def_prop_ro("format",
                    [](const Packed& packed) {
@@ -160,6 +184,10 @@ void bind_packed(nb::module_& module, const char* name) {
 void bind_weights(nb::module_& module) {
   module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a);
   module.def("encode_rows", &encode_rows, "values"_a, "dtype"_a, "pool"_a);
+  nb::class_<MappedFile>(module, "MappedFile")
+      .def(nb::init<int>(), "descriptor"_a)
+      .def_prop_ro("nbytes", &MappedFile::num_bytes);
+  module.attr("LAYOUT_VERSION") = kLayoutVersion;
   bind_packed<Matrix>(module, "Matrix");
   bind_packed<RowMatrix>(module, "RowMatrix");
   bind_packed<ColumnMatrix>(module, "ColumnMatrix");

@@ -107,13 +107,34 @@ void pack_panel(const StoredMatrix& stored, std::size_t row, std::size_t begin,
 
 }  // namespace
 
+ColumnMatrix::ColumnMatrix(Format format, std::size_t out_features, std::size_t num_columns)
+    : PackedWeights(format), out_features_(out_features), num_columns_(num_columns) {
+  check_shape(out_features, num_columns);
+  padded_out_ = round_up(out_features, kOutMultiple);
+}
+
+ColumnMatrix::PlaneBytes ColumnMatrix::plane_bytes() const {
+  const std::size_t num_elements = num_columns_ * padded_out_;
+  if (!is_quantized(format())) return {num_elements * element_bytes(format()), 0};
+  const std::size_t num_groups = round_up(num_columns_, kGroup) / kGroup;
+  return {format() == Format::kQ4 ? num_elements / 2 : num_elements, num_groups * padded_out_ * 2};
+}
+
+ColumnMatrix ColumnMatrix::map(const std::shared_ptr<const MappedFile>& file, Format format,
+                               std::size_t out_features, std::size_t num_columns,
+                               const PlaneOffsets& offsets) {
+  ColumnMatrix packed(format, out_features, num_columns);
+  packed.PackedWeights::map(file, offsets, packed.plane_bytes());
+  return packed;
+}
+
 ColumnMatrix ColumnMatrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
   check_stored(stored);
-  ColumnMatrix packed;
-  packed.format_ = format;
-  packed.out_features_ = stored.num_rows;
-  packed.num_columns_ = stored.row_size;
-  packed.padded_out_ = round_up(stored.num_rows, kOutMultiple);
+  ColumnMatrix packed(format, stored.num_rows, stored.row_size);
+  const PlaneBytes bytes = packed.plane_bytes();
+  Buffer values(bytes.values);
+  Buffer scales(bytes.scales);
+  Buffer mins(groups_have_min(stored.type, format) ? bytes.scales : 0);
   const std::size_t padded = packed.padded_out_;
   // Threads share pieces of columns, so that each writes lines and pages of its own.
   const std::size_t num_pieces = round_up(stored.row_size, kPieceElements) / kPieceElements;
@@ -128,35 +149,26 @@ ColumnMatrix ColumnMatrix::pack(const StoredMatrix& stored, Format format, Threa
                       });
   };
   if (is_quantized(format)) {
-    const std::size_t num_planes = round_up(stored.row_size, kGroup) / kGroup;
-    packed.values_ = Buffer(stored.row_size * padded / (format == Format::kQ4 ? 2 : 1));
-    packed.scales_ = Buffer(num_planes * padded * 2);
-    if (groups_have_min(stored.type, format)) packed.mins_ = Buffer(num_planes * padded * 2);
     const ReadGroups read = group_reader(stored.type, format);
-    const ColumnPlanes to{packed.values_.as<std::uint8_t>(), packed.scales_.as<std::uint16_t>(),
-                          packed.mins_ ? packed.mins_->as<std::uint16_t>() : nullptr,
-                          stored.row_size, padded};
+    const ColumnPlanes to{values.as<std::uint8_t>(), scales.as<std::uint16_t>(),
+                          mins.as<std::uint16_t>(), stored.row_size, padded};
     each_panel([&](std::size_t row, std::size_t piece) {
       pack_panel(stored, read, format, row, piece * kPieceGroups, to);
     });
-    return packed;
+  } else {
+    each_panel([&](std::size_t row, std::size_t piece) {
+      const std::size_t begin = piece * kPieceElements;
+      if (format == Format::kFloat32) {
+        pack_panel(stored, row, begin, padded, values.as<float>());
+      } else if (format == Format::kFloat16) {
+        pack_panel(stored, row, begin, padded, values.as<Half>());
+      } else {
+        pack_panel(stored, row, begin, padded, values.as<Bfloat16>());
+      }
+    });
   }
-  packed.values_ = Buffer(stored.row_size * padded * element_bytes(format));
-  each_panel([&](std::size_t row, std::size_t piece) {
-    const std::size_t begin = piece * kPieceElements;
-    if (format == Format::kFloat32) {
-      pack_panel(stored, row, begin, padded, packed.values_.as<float>());
-    } else if (format == Format::kFloat16) {
-      pack_panel(stored, row, begin, padded, packed.values_.as<Half>());
-    } else {
-      pack_panel(stored, row, begin, padded, packed.values_.as<Bfloat16>());
-    }
-  });
+  packed.keep(std::move(values), std::move(scales), std::move(mins));
   return packed;
-}
-
-std::size_t ColumnMatrix::num_bytes() const {
-  return values_.num_bytes() + scales_.num_bytes() + (mins_ ? mins_->num_bytes() : 0);
 }
 
 }  // namespace nestling

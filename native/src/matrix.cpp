@@ -85,12 +85,33 @@ void pack_tile(const StoredMatrix& stored, std::size_t tile, Element* values) {
 
 }  // namespace
 
+Matrix::Matrix(Format format, std::size_t out_features, std::size_t in_features)
+    : PackedWeights(format), out_features_(out_features), in_features_(in_features) {
+  check_shape(out_features, in_features);
+}
+
+Matrix::PlaneBytes Matrix::plane_bytes() const {
+  if (!is_quantized(format())) {
+    return {num_tiles() * kTile * in_features_ * element_bytes(format()), 0};
+  }
+  const std::size_t num_scales = num_tiles() * num_groups() * kTile;
+  return {num_scales * (format() == Format::kQ4 ? 16 : 32), num_scales * 2};
+}
+
+Matrix Matrix::map(const std::shared_ptr<const MappedFile>& file, Format format,
+                   std::size_t out_features, std::size_t in_features, const PlaneOffsets& offsets) {
+  Matrix packed(format, out_features, in_features);
+  packed.PackedWeights::map(file, offsets, packed.plane_bytes());
+  return packed;
+}
+
 Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
   check_stored(stored);
-  Matrix packed;
-  packed.format_ = format;
-  packed.out_features_ = stored.num_rows;
-  packed.in_features_ = stored.row_size;
+  Matrix packed(format, stored.num_rows, stored.row_size);
+  const PlaneBytes bytes = packed.plane_bytes();
+  Buffer values(bytes.values);
+  Buffer scales(bytes.scales);
+  Buffer mins(groups_have_min(stored.type, format) ? bytes.scales : 0);
   const std::size_t grain = kGrainElements / (stored.row_size * kTile) + 1;
   const auto each_tile = [&](const auto& body) {
     pool.parallel_for(packed.num_tiles(), grain, [&](std::size_t begin, std::size_t end) {
@@ -98,34 +119,26 @@ Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool)
     });
   };
   if (is_quantized(format)) {
-    const std::size_t num_groups = packed.num_tiles() * packed.num_groups() * kTile;
-    packed.values_ = Buffer(num_groups * (format == Format::kQ4 ? 16 : 32));
-    packed.scales_ = Buffer(num_groups * 2);
-    if (groups_have_min(stored.type, format)) packed.mins_ = Buffer(num_groups * 2);
     const ReadGroups read = group_reader(stored.type, format);
-    const Planes to{packed.values_.as<std::uint8_t>(), packed.scales_.as<std::uint16_t>(),
-                    packed.mins_ ? packed.mins_->as<std::uint16_t>() : nullptr};
+    const Planes to{values.as<std::uint8_t>(), scales.as<std::uint16_t>(),
+                    mins.as<std::uint16_t>()};
     each_tile([&](std::size_t tile) {
       format == Format::kQ4 ? pack_tile<Format::kQ4>(stored, read, tile, to)
                             : pack_tile<Format::kQ8>(stored, read, tile, to);
     });
-    return packed;
+  } else {
+    each_tile([&](std::size_t tile) {
+      if (format == Format::kFloat32) {
+        pack_tile(stored, tile, values.as<float>());
+      } else if (format == Format::kFloat16) {
+        pack_tile(stored, tile, values.as<Half>());
+      } else {
+        pack_tile(stored, tile, values.as<Bfloat16>());
+      }
+    });
   }
-  packed.values_ = Buffer(packed.num_tiles() * kTile * stored.row_size * element_bytes(format));
-  each_tile([&](std::size_t tile) {
-    if (format == Format::kFloat32) {
-      pack_tile(stored, tile, packed.values_.as<float>());
-    } else if (format == Format::kFloat16) {
-      pack_tile(stored, tile, packed.values_.as<Half>());
-    } else {
-      pack_tile(stored, tile, packed.values_.as<Bfloat16>());
-    }
-  });
+  packed.keep(std::move(values), std::move(scales), std::move(mins));
   return packed;
-}
-
-std::size_t Matrix::num_bytes() const {
-  return values_.num_bytes() + scales_.num_bytes() + (mins_ ? mins_->num_bytes() : 0);
 }
 
 }  // namespace nestling

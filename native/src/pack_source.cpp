@@ -172,18 +172,19 @@ template void read_elements(const StoredMatrix&, std::size_t, std::size_t, std::
 template void read_elements(const StoredMatrix&, std::size_t, std::size_t, std::size_t, Half*);
 template void read_elements(const StoredMatrix&, std::size_t, std::size_t, std::size_t, Bfloat16*);
 
-void check_stored(const StoredMatrix& stored) {
+void check_shape(std::size_t num_rows, std::size_t row_size) {
   constexpr std::size_t kMostElements = std::size_t{1}
                                         << 44;  // paddings and widths cannot overflow
-  const bool is_sane = stored.data != nullptr && stored.num_rows > 0 && stored.row_size > 0 &&
-                       stored.num_rows <= kMostElements / stored.row_size &&
-                       stored.num_rows <= kMostElements / 256 &&
-                       stored.row_size <= kMostElements / 256;
+  const bool is_sane = num_rows > 0 && row_size > 0 && num_rows <= kMostElements / row_size &&
+                       num_rows <= kMostElements / 256 && row_size <= kMostElements / 256;
   if (!is_sane) {
     throw std::invalid_argument("weight: expected a matrix that is neither empty nor absurd, got " +
-                                std::to_string(stored.num_rows) + " x " +
-                                std::to_string(stored.row_size));
+                                std::to_string(num_rows) + " x " + std::to_string(row_size));
   }
+}
+
+void check_stored(const StoredMatrix& stored) {
+  check_shape(stored.data == nullptr ? 0 : stored.num_rows, stored.row_size);
   if (stored.row_size % block_elements(stored.type) != 0) {
     throw std::invalid_argument("weight: expected rows of whole blocks of " +
                                 std::to_string(block_elements(stored.type)) + " elements, got " +

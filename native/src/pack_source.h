@@ -45,7 +45,8 @@ template <class Element>
 void read_elements(const StoredMatrix& stored, std::size_t row, std::size_t begin,
                    std::size_t count, Element* elements);
 
-// Throws std::invalid_argument unless the matrix is whole blocks and neither empty nor absurd.
+// Throw std::invalid_argument if the matrix is empty or absurd, or rows are not whole blocks.
+void check_shape(std::size_t num_rows, std::size_t row_size);
 void check_stored(const StoredMatrix& stored);
 
 constexpr std::size_t round_up(std::size_t count, std::size_t multiple) {

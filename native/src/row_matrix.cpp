@@ -64,14 +64,33 @@ void pack_row(const StoredMatrix& stored, std::size_t row, Element* values) {
 
 }  // namespace
 
+RowMatrix::RowMatrix(Format format, std::size_t num_rows, std::size_t in_features)
+    : PackedWeights(format), num_rows_(num_rows), in_features_(in_features) {
+  check_shape(num_rows, in_features);
+  padded_in_ = round_up(in_features, is_quantized(format) ? kQuantizedMultiple : kFloatMultiple);
+}
+
+RowMatrix::PlaneBytes RowMatrix::plane_bytes() const {
+  const std::size_t num_elements = num_rows_ * padded_in_;
+  if (!is_quantized(format())) return {num_elements * element_bytes(format()), 0};
+  return {format() == Format::kQ4 ? num_elements / 2 : num_elements, num_elements / kGroup * 2};
+}
+
+RowMatrix RowMatrix::map(const std::shared_ptr<const MappedFile>& file, Format format,
+                         std::size_t num_rows, std::size_t in_features,
+                         const PlaneOffsets& offsets) {
+  RowMatrix packed(format, num_rows, in_features);
+  packed.PackedWeights::map(file, offsets, packed.plane_bytes());
+  return packed;
+}
+
 RowMatrix RowMatrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
   check_stored(stored);
-  RowMatrix packed;
-  packed.format_ = format;
-  packed.num_rows_ = stored.num_rows;
-  packed.in_features_ = stored.row_size;
-  packed.padded_in_ =
-      round_up(stored.row_size, is_quantized(format) ? kQuantizedMultiple : kFloatMultiple);
+  RowMatrix packed(format, stored.num_rows, stored.row_size);
+  const PlaneBytes bytes = packed.plane_bytes();
+  Buffer values(bytes.values);
+  Buffer scales(bytes.scales);
+  Buffer mins(groups_have_min(stored.type, format) ? bytes.scales : 0);
   const std::size_t padded = packed.padded_in_;
   const auto each_row = [&](const auto& body) {
     pool.parallel_for(stored.num_rows, kGrainElements / padded + 1,
@@ -82,36 +101,27 @@ RowMatrix RowMatrix::pack(const StoredMatrix& stored, Format format, ThreadPool&
   if (is_quantized(format)) {
     const std::size_t row_bytes = format == Format::kQ4 ? padded / 2 : padded;
     const std::size_t row_groups = padded / kGroup;
-    packed.values_ = Buffer(stored.num_rows * row_bytes);
-    packed.scales_ = Buffer(stored.num_rows * row_groups * 2);
-    const bool has_min = groups_have_min(stored.type, format);
-    if (has_min) packed.mins_ = Buffer(stored.num_rows * row_groups * 2);
-    auto* const values = packed.values_.as<std::uint8_t>();
-    auto* const scales = packed.scales_.as<std::uint16_t>();
-    auto* const mins = has_min ? packed.mins_->as<std::uint16_t>() : nullptr;
+    auto* const to_mins = mins.as<std::uint16_t>();
     const ReadGroups read = group_reader(stored.type, format);
     each_row([&](std::size_t row) {
       pack_row(stored, read, format, row,
-               {values + row * row_bytes, scales + row * row_groups,
-                has_min ? mins + row * row_groups : nullptr});
+               {values.as<std::uint8_t>() + row * row_bytes,
+                scales.as<std::uint16_t>() + row * row_groups,
+                to_mins != nullptr ? to_mins + row * row_groups : nullptr});
     });
-    return packed;
+  } else {
+    each_row([&](std::size_t row) {
+      if (format == Format::kFloat32) {
+        pack_row(stored, row, values.as<float>() + row * padded);
+      } else if (format == Format::kFloat16) {
+        pack_row(stored, row, values.as<Half>() + row * padded);
+      } else {
+        pack_row(stored, row, values.as<Bfloat16>() + row * padded);
+      }
+    });
   }
-  packed.values_ = Buffer(stored.num_rows * padded * element_bytes(format));
-  each_row([&](std::size_t row) {
-    if (format == Format::kFloat32) {
-      pack_row(stored, row, packed.values_.as<float>() + row * padded);
-    } else if (format == Format::kFloat16) {
-      pack_row(stored, row, packed.values_.as<Half>() + row * padded);
-    } else {
-      pack_row(stored, row, packed.values_.as<Bfloat16>() + row * padded);
-    }
-  });
+  packed.keep(std::move(values), std::move(scales), std::move(mins));
   return packed;
-}
-
-std::size_t RowMatrix::num_bytes() const {
-  return values_.num_bytes() + scales_.num_bytes() + (mins_ ? mins_->num_bytes() : 0);
 }
 
 }  // namespace nestling

@@ -35,6 +35,8 @@ from nestling.weights.packing import WeightDtype
 
 T = TypeVar("T")
 Messages = Sequence[ChatMessage | Mapping[str, str]]
+DATA_DIR = user_data_path("nestling")
+PACKED_DIR = DATA_DIR / "packed"
 _ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -62,6 +64,8 @@ class LLM:
         threads: threads of one forward pass; None takes one for each usable core.
         max_model_len: prompt and answer together, in tokens; None takes the model's own bound.
         prefix_caching: take over what the cache still has of a prompt's beginning.
+        packed_dir: folder for the packed weights of large models, to be mapped by later starts;
+            None keeps none.
         switches_off: optimisations not to be used (`engine/config.py:SWITCHES`), to measure them.
 
     Raises:
@@ -77,9 +81,10 @@ class LLM:
         threads: int | None = None,
         max_model_len: int | None = None,
         prefix_caching: bool = True,
+        packed_dir: str | Path | None = PACKED_DIR,
         switches_off: tuple[str, ...] = (),
     ) -> None:
-        self.entry = find_model(str(model), user_data_path("nestling"))
+        self.entry = find_model(str(model), DATA_DIR)
         checkpoint = load_checkpoint(self.entry.path)
         self._tokenizer = open_tokenizer(checkpoint)
         self._end_token_ids = end_token_ids(checkpoint)
@@ -90,6 +95,7 @@ class LLM:
             num_threads=threads or 0,
             max_model_len=max_model_len,
             prefix_caching=prefix_caching,
+            packed_dir=None if packed_dir is None else str(packed_dir),
             switches_off=switches_off,
         )
         self._runner: ModelRunner = load_runner(config)

@@ -29,7 +29,7 @@ from nestling.errors import SettingsError
 
 ENV_PREFIX = "NESTLING_"
 CONFIG_FILE_NAME = "nestling.toml"
-FLAGS = frozenset({"prefix_caching"})
+FLAGS = frozenset({"prefix_caching", "pack_cache"})
 """The settings that are true or false."""
 
 
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("nestling"),
-        description="folder of the accounts database, the pepper and nestling.toml",
+        description="folder of the accounts database, the pepper, nestling.toml, packed weights",
     )
     model: str | None = Field(
         None,
@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"] = Field(
         "auto", description="how matrices are held; auto: as in the file; q8, q4: quantised at load"
+    )
+    pack_cache: Flag = Field(
+        True, description="keep a large model's packed weights in data_dir, for fast starts"
     )
     threads: int | None = Field(
         None, ge=1, le=1024, description="compute threads; all usable cores if unset"
@@ -158,6 +161,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="console on a terminal and json elsewhere, or always one of them"
     )
+
+    @property
+    def packed_dir(self) -> str | None:
+        """Where packed weights are kept; None: nowhere."""
+        return str(self.data_dir / "packed") if self.pack_cache else None
 
     @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod

@@ -7,9 +7,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 
-#include "nestling/buffer.h"
+#include "nestling/plane.h"
 #include "nestling/stored.h"
 #include "nestling/thread_pool.h"
 
@@ -31,39 +32,83 @@ constexpr bool is_quantized(Format format) {
 // are quantised anew.
 Format natural_format(StoredType type);
 
-// W [out_features, in_features], in tiles of 16 outputs. Missing outputs and inputs are zero.
-//   float formats: values [tile][in][16]
-//   kQ4: values [tile][group][4][64]; byte 4 * i + c of line j holds output i: low nibble input
-//        8 * j + c, high nibble input 8 * j + 4 + c of the group
-//   kQ8: values [tile][group][8][64]; byte 4 * i + c of line j is output i, input 4 * j + c
-//   scales, mins: f16 [tile][group][16]
-class Matrix {
- public:
-  // Throws std::invalid_argument on an empty or absurd shape, std::bad_alloc.
-  static Matrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
+// Raised whenever packing puts other bytes into memory than before: packed files hold those bytes.
+inline constexpr int kLayoutVersion = 1;
 
+// Where the planes of packed weights begin in a mapped file.
+struct PlaneOffsets {
+  std::size_t values = 0;
+  std::optional<std::size_t> scales;  // of the quantised formats
+  std::optional<std::size_t> mins;    // of those, if they have minima
+};
+
+// What the three arrangements have in common: planes of values, scales and minima.
+class PackedWeights {
+ public:
   Format format() const { return format_; }
-  bool has_min() const { return mins_.has_value(); }
-  std::size_t out_features() const { return out_features_; }
-  std::size_t in_features() const { return in_features_; }
-  std::size_t num_tiles() const { return (out_features_ + kTile - 1) / kTile; }
-  std::size_t num_groups() const { return (in_features_ + kGroup - 1) / kGroup; }
-  std::size_t num_bytes() const;
+  bool has_min() const { return mins_.num_bytes() > 0; }
+  std::size_t num_bytes() const {
+    return values_.num_bytes() + scales_.num_bytes() + mins_.num_bytes();
+  }
+
+  const Plane& values_plane() const { return values_; }
+  const Plane& scales_plane() const { return scales_; }  // empty in float formats
+  const Plane& mins_plane() const { return mins_; }      // empty without minima
 
   template <class T>
   const T* values() const {
     return values_.as<T>();
   }
   const std::uint16_t* scales() const { return scales_.as<std::uint16_t>(); }
-  const std::uint16_t* mins() const { return mins_ ? mins_->as<std::uint16_t>() : nullptr; }
+  const std::uint16_t* mins() const { return mins_.as<std::uint16_t>(); }
+
+ protected:
+  struct PlaneBytes {
+    std::size_t values = 0;
+    std::size_t scales = 0;  // and as many of minima, if there are any
+  };
+
+  explicit PackedWeights(Format format) : format_(format) {}
+  void keep(Buffer values, Buffer scales, Buffer mins);
+  void map(const std::shared_ptr<const MappedFile>& file, const PlaneOffsets& offsets,
+           const PlaneBytes& bytes);
 
  private:
-  Format format_ = Format::kFloat32;
-  std::size_t out_features_ = 0;
-  std::size_t in_features_ = 0;
-  Buffer values_;
-  Buffer scales_;
-  std::optional<Buffer> mins_;
+  Format format_;
+  Plane values_;
+  Plane scales_;
+  Plane mins_;
+};
+
+// Each arrangement has
+//   pack: rearranges what a model file holds. Throws std::invalid_argument on an empty or absurd
+//     shape, std::bad_alloc.
+//   map: what was packed before, as it lies in a file. Throws std::invalid_argument if planes of
+//     this shape and format do not lie in the file, or an offset is missing or too many.
+
+// W [out_features, in_features], in tiles of 16 outputs. Missing outputs and inputs are zero.
+//   float formats: values [tile][in][16]
+//   kQ4: values [tile][group][4][64]; byte 4 * i + c of line j holds output i: low nibble input
+//        8 * j + c, high nibble input 8 * j + 4 + c of the group
+//   kQ8: values [tile][group][8][64]; byte 4 * i + c of line j is output i, input 4 * j + c
+//   scales, mins: f16 [tile][group][16]
+class Matrix : public PackedWeights {
+ public:
+  static Matrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
+  static Matrix map(const std::shared_ptr<const MappedFile>& file, Format format,
+                    std::size_t out_features, std::size_t in_features, const PlaneOffsets& offsets);
+
+  std::size_t out_features() const { return out_features_; }
+  std::size_t in_features() const { return in_features_; }
+  std::size_t num_tiles() const { return (out_features_ + kTile - 1) / kTile; }
+  std::size_t num_groups() const { return (in_features_ + kGroup - 1) / kGroup; }
+
+ private:
+  Matrix(Format format, std::size_t out_features, std::size_t in_features);
+  PlaneBytes plane_bytes() const;
+
+  std::size_t out_features_;
+  std::size_t in_features_;
 };
 
 // W [num_rows, in_features], a row after another: up_proj of a sparse layer, a neuron a row.
@@ -71,32 +116,23 @@ class Matrix {
 //   kQ4: values [row][padded_in / 128][64]; byte b: low nibble input b, high nibble input 64 + b
 //   kQ8: values [row][padded_in]
 //   scales, mins: f16 [row][padded_in / 32]; padded_in is a multiple of 128 when quantised
-class RowMatrix {
+class RowMatrix : public PackedWeights {
  public:
   static RowMatrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
+  static RowMatrix map(const std::shared_ptr<const MappedFile>& file, Format format,
+                       std::size_t num_rows, std::size_t in_features, const PlaneOffsets& offsets);
 
-  Format format() const { return format_; }
-  bool has_min() const { return mins_.has_value(); }
   std::size_t num_rows() const { return num_rows_; }
   std::size_t in_features() const { return in_features_; }
   std::size_t padded_in() const { return padded_in_; }
-  std::size_t num_bytes() const;
-
-  template <class T>
-  const T* values() const {
-    return values_.as<T>();
-  }
-  const std::uint16_t* scales() const { return scales_.as<std::uint16_t>(); }
-  const std::uint16_t* mins() const { return mins_ ? mins_->as<std::uint16_t>() : nullptr; }
 
  private:
-  Format format_ = Format::kFloat32;
-  std::size_t num_rows_ = 0;
-  std::size_t in_features_ = 0;
-  std::size_t padded_in_ = 0;
-  Buffer values_;
-  Buffer scales_;
-  std::optional<Buffer> mins_;
+  RowMatrix(Format format, std::size_t num_rows, std::size_t in_features);
+  PlaneBytes plane_bytes() const;
+
+  std::size_t num_rows_;
+  std::size_t in_features_;
+  std::size_t padded_in_;
 };
 
 // W [out_features, num_columns], a column after another: down_proj of a sparse layer, a neuron a
@@ -105,32 +141,24 @@ class RowMatrix {
 //   kQ4: values [column][padded_out / 32][16]; byte b: low nibble output b, high nibble 16 + b
 //   kQ8: values [column][padded_out]
 //   scales, mins: f16 [ceil(num_columns / 32)][padded_out], as groups run along the columns
-class ColumnMatrix {
+class ColumnMatrix : public PackedWeights {
  public:
   static ColumnMatrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
+  static ColumnMatrix map(const std::shared_ptr<const MappedFile>& file, Format format,
+                          std::size_t out_features, std::size_t num_columns,
+                          const PlaneOffsets& offsets);
 
-  Format format() const { return format_; }
-  bool has_min() const { return mins_.has_value(); }
   std::size_t out_features() const { return out_features_; }
   std::size_t num_columns() const { return num_columns_; }
   std::size_t padded_out() const { return padded_out_; }
-  std::size_t num_bytes() const;
-
-  template <class T>
-  const T* values() const {
-    return values_.as<T>();
-  }
-  const std::uint16_t* scales() const { return scales_.as<std::uint16_t>(); }
-  const std::uint16_t* mins() const { return mins_ ? mins_->as<std::uint16_t>() : nullptr; }
 
  private:
-  Format format_ = Format::kFloat32;
-  std::size_t out_features_ = 0;
-  std::size_t num_columns_ = 0;
-  std::size_t padded_out_ = 0;
-  Buffer values_;
-  Buffer scales_;
-  std::optional<Buffer> mins_;
+  ColumnMatrix(Format format, std::size_t out_features, std::size_t num_columns);
+  PlaneBytes plane_bytes() const;
+
+  std::size_t out_features_;
+  std::size_t num_columns_;
+  std::size_t padded_out_;
 };
 
 // out [out_features, in_features] = the values that the packed weights stand for. Slow: for tests

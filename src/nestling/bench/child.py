@@ -19,6 +19,7 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.messages import SamplingParams
 from nestling.errors import NestlingError
 from nestling.llm import LLM
+from nestling.log import show_notices
 from nestling.native.bandwidth import read_bandwidth
 from nestling.native.threads import ThreadPool
 
@@ -28,6 +29,7 @@ BANDWIDTH_BUFFER_BYTES = 1 << 30
 def main(argv: Sequence[str]) -> int:
     """Run one task; returns the exit code."""
     task, plan = argv[1], msgspec.json.decode(argv[2], type=BenchPlan)
+    show_notices()
     try:
         if task == "start":
             _start(plan)
@@ -51,7 +53,12 @@ def _print(figures: msgspec.Struct) -> None:
 def _start(plan: BenchPlan) -> None:
     """Prints as soon as there is a token: the parent holds the clock."""
     begin = perf_counter()
-    with LLM(plan.model, threads=plan.threads, switches_off=plan.switches_off) as llm:
+    with LLM(
+        plan.model,
+        threads=plan.threads,
+        packed_dir=plan.packed_dir,
+        switches_off=plan.switches_off,
+    ) as llm:
         load_s = perf_counter() - begin
         llm.generate([0], SamplingParams(max_tokens=1, temperature=0.0), ignore_eos=True)
         _print(Start(load_s))
@@ -63,6 +70,7 @@ def engine_config(plan: BenchPlan) -> EngineConfig:
         model=plan.model,
         num_threads=plan.threads,
         max_num_seqs=max(*plan.batch, 16),
+        packed_dir=plan.packed_dir,
         switches_off=plan.switches_off,
     )
 

@@ -30,6 +30,8 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that the two requests have in common which measure the prefix cache."""
     runs: int = NUM_RUNS
     """Fresh processes that each measure everything; figures are their medians."""
+    packed_dir: str | None = None
+    """As of `EngineConfig`."""
     switches_off: tuple[str, ...] = ()
 
     def fitted(self, max_model_len: int) -> "BenchPlan":

@@ -60,6 +60,7 @@ def bench(
         context=parse_count("context", context),
         memory_context=parse_count("memory-context", memory_context),
         runs=parse_count("runs", runs),
+        packed_dir=settings.packed_dir,
         switches_off=tuple(off or ()),
     )
     plan = plan.fitted(load_checkpoint(Path(plan.model)).config.max_position_embeddings)

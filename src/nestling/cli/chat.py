@@ -12,6 +12,7 @@ from nestling.cli.session import SETTABLE, Session
 from nestling.engine.messages import SamplingParams
 from nestling.errors import InvalidRequestError
 from nestling.llm import LLM
+from nestling.log import show_notices
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model
 
@@ -45,8 +46,13 @@ def chat(
         prompt = sys.stdin.read()
     if prompt is not None and not prompt.strip():
         raise InvalidRequestError("The prompt is empty. Expected some text.", param="prompt")
+    show_notices()
     with LLM(
-        str(entry.path), engine=settings.engine, dtype=settings.dtype, threads=settings.threads
+        str(entry.path),
+        engine=settings.engine,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        packed_dir=settings.packed_dir,
     ) as llm:
         session = Session(llm, SamplingParams(), system)
         given = {

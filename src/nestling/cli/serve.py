@@ -109,6 +109,7 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
         kv_cache_bytes=settings.kv_cache_bytes,
         kv_dtype=settings.kv_dtype,
         prefix_caching=settings.prefix_caching,
+        packed_dir=settings.packed_dir,
     )
 
 

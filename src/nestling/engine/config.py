@@ -50,6 +50,8 @@ class EngineConfig:
     """How keys and values are held; "auto": float16 if the weights are quantised, else float32."""
     prefix_caching: bool = True
     """Take over what the cache still has of a prompt's beginning."""
+    packed_dir: str | None = None
+    """Folder where packed weights of large models are kept, to be mapped; None: nowhere."""
     switches_off: tuple[str, ...] = ()
     """Optimisations of `SWITCHES` that are not to be used, so that each can be measured."""
 

@@ -1,6 +1,7 @@
 """The C++ core behind the engine loop: packed weights, a paged KV cache, one call a step."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ from nestling.model.kv_cache import KVDtype
 from nestling.native.gemma3n import Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.checkpoint import Checkpoint
-from nestling.weights.packing import core_config, core_layers, is_quantized, pack_weights
+from nestling.weights.packed_file import SourceFile
+from nestling.weights.packed_store import load_weights
+from nestling.weights.packing import PackPlan, core_config, core_layers, is_quantized
 
 NATIVE_MAX_ROWS = 512
 """Rows of one step: enough for the weights to be read far less often than they are used."""
@@ -21,21 +24,29 @@ _SCORE_BLOCK_SIZE = 16
 
 
 class NativeRunner:
-    """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`)."""
+    """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`).
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+    `sources` are the model's files from before they were opened; without, no packed weights are
+    kept.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: EngineConfig, sources: tuple[SourceFile, ...] = ()
+    ) -> None:
         model = checkpoint.config
         self._config = model
         self._lock = threading.Lock()
         """The core computes one batch at a time."""
         pool = ThreadPool(config.num_threads or num_usable_cores())
-        weights = pack_weights(
+        plan = PackPlan(
             model,
             checkpoint.tensors,
             pool,
             config.dtype,
             sparse_feed_forward="sparse_feed_forward" not in config.switches_off,
         )
+        folder = Path(config.packed_dir) if config.packed_dir is not None and sources else None
+        weights = load_weights(plan, checkpoint.path, sources, folder)
         self.kv_dtype = _kv_dtype(config, is_quantized(weights))
         shape = cache_shape(config, model, self.kv_dtype, NATIVE_MAX_ROWS)
         self.num_blocks, self.num_sliding_blocks = num_cache_blocks(config, shape)

@@ -20,6 +20,7 @@ from nestling.model.decoder import Decoder
 from nestling.model.kernels import NumpyKernels
 from nestling.model.kv_cache import KVCache, KVDtype
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
+from nestling.weights.packed_store import model_files
 
 Logits = NDArray[np.float32]
 REFERENCE_MAX_ROWS = 64
@@ -149,7 +150,9 @@ class ReferenceRunner:
 
 def load_runner(config: EngineConfig) -> ModelRunner:
     """Load the checkpoint and pack its weights; raises `ModelFileError`, `SettingsError`."""
-    checkpoint = load_checkpoint(Path(config.model))
+    path = Path(config.model)
+    sources = model_files(path)
+    checkpoint = load_checkpoint(path)
     if config.engine == "reference":
         return ReferenceRunner(checkpoint, config)
-    return NativeRunner(checkpoint, config)
+    return NativeRunner(checkpoint, config, sources)

@@ -7,13 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
+_Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
+
+LAYOUT_VERSION: int
 
 @final
 class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...
     @property
     def num_threads(self) -> int: ...
+
+@final
+class MappedFile:
+    def __init__(self, descriptor: int) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
 
 @final
 class Matrix:
@@ -25,6 +34,17 @@ class Matrix:
         pool: ThreadPool,
         target: _Format | None = None,
     ) -> Matrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> Matrix: ...
+    def planes(self) -> _Planes: ...
     def unpack(self) -> NDArray[np.float32]: ...
     @property
     def format(self) -> _Format: ...
@@ -45,6 +65,17 @@ class RowMatrix:
         pool: ThreadPool,
         target: _Format | None = None,
     ) -> RowMatrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> RowMatrix: ...
+    def planes(self) -> _Planes: ...
     def unpack(self) -> NDArray[np.float32]: ...
     @property
     def format(self) -> _Format: ...
@@ -65,6 +96,17 @@ class ColumnMatrix:
         pool: ThreadPool,
         target: _Format | None = None,
     ) -> ColumnMatrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> ColumnMatrix: ...
+    def planes(self) -> _Planes: ...
     def unpack(self) -> NDArray[np.float32]: ...
     @property
     def format(self) -> _Format: ...

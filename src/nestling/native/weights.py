@@ -6,16 +6,29 @@ have `pack(data, dtype, row_size, pool, target=None)`: `data` uint8 [num_bytes] 
 None keeps the stored values, but that K-quants' products of scales are rounded to f16, and that
 Q2_K, Q3_K and Q6_K become "q8". `unpack()` gives float32 [out, in]. Bad arguments raise ValueError
 or TypeError.
+
+`planes()` are the packed bytes (values, scales or None, mins or None) without a copy. `map(file,
+packed_format, num_rows, row_size, values, scales, mins)` is the same matrix again where a
+`MappedFile(descriptor)` has those bytes at the given offsets; ValueError if they do not fit into
+it. `LAYOUT_VERSION` grows when packing gives other bytes than before.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestling.native import _core
-from nestling.native._core import ColumnMatrix, Matrix, RowMatrix
+from nestling.native._core import LAYOUT_VERSION, ColumnMatrix, MappedFile, Matrix, RowMatrix
 from nestling.native.threads import ThreadPool
 
-__all__ = ["ColumnMatrix", "Matrix", "RowMatrix", "decode_rows", "encode_rows"]
+__all__ = [
+    "LAYOUT_VERSION",
+    "ColumnMatrix",
+    "MappedFile",
+    "Matrix",
+    "RowMatrix",
+    "decode_rows",
+    "encode_rows",
+]
 
 
 def decode_rows(

@@ -4,6 +4,7 @@ Matrices are packed from the mapped file without a float copy; the embedding tab
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ _VECTORS = (
     "altup.correction_coefs.weight",
 )
 
+Packed = Matrix | RowMatrix | ColumnMatrix
 Stored = tuple[str, NDArray[np.uint8], tuple[int, ...]]
 """GGML's type name, the bytes, the shape."""
 
@@ -45,6 +47,67 @@ def stored(tensors: TensorSource, name: str) -> Stored:
     return "F32", values.reshape(-1).view(np.uint8), values.shape
 
 
+@dataclass(frozen=True)
+class PackPlan:
+    """What is packed, and how. Matrices are those of `model.names.required_tensors`.
+
+    `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
+    "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
+    by neuron unless `sparse_feed_forward` is off.
+    """
+
+    config: Gemma3nTextConfig
+    tensors: TensorSource
+    pool: ThreadPool
+    dtype: WeightDtype = "auto"
+    sparse_feed_forward: bool = True
+
+    def matrices(self) -> dict[str, tuple[type[Packed], tuple[int, int]]]:
+        """By checkpoint name: the arrangement and the shape [out, in] of every packed matrix."""
+        sparse = set(_sparse_names(self.config)) if self.sparse_feed_forward else set()
+        found: dict[str, tuple[type[Packed], tuple[int, int]]] = {}
+        for name, shape in required_tensors(self.config).items():
+            if len(shape) != 2 or name == _TABLES[1] or name.endswith(_VECTORS):
+                continue
+            kind: type[Packed] = Matrix
+            if name in sparse:
+                kind = RowMatrix if "up_proj" in name else ColumnMatrix
+            found[name] = (kind, shape)
+        return found
+
+    def packed_bytes(self) -> int:
+        """About how many bytes the packed matrices take, rather too many."""
+        total = 0.0
+        for name, (_, shape) in self.matrices().items():
+            dtype_in_file, _, _ = stored(self.tensors, name)
+            total += shape[0] * shape[1] * _packed_bits(dtype_in_file, self.dtype) / 8
+        return int(total)
+
+    def pack(self) -> Iterator[tuple[str, Packed]]:
+        """Packs one matrix after another; only what the caller keeps stays in memory."""
+        for name, (kind, shape) in self.matrices().items():
+            dtype_in_file, data, _ = stored(self.tensors, name)
+            packed_format = _format(name, dtype_in_file, data, self.dtype)
+            yield name, kind.pack(data, dtype_in_file, shape[1], self.pool, packed_format)
+            release(data)
+
+    def assemble(self, matrices: Mapping[str, Packed]) -> dict[str, Any]:
+        """Everything that `native.gemma3n.Gemma3n` wants, by checkpoint name."""
+        weights: dict[str, Any] = dict(matrices)
+        weights["lm_head.weight"] = weights.pop(_HEAD)
+        for name, shape in required_tensors(self.config).items():
+            if name in _TABLES:
+                dtype_in_file, data, _ = stored(self.tensors, name)
+                weights[name] = (dtype_in_file, data, *shape)
+            elif name not in matrices:
+                values = np.array(self.tensors.tensor(name), np.float32).reshape(-1)
+                weights[name] = values
+        for i in range(self.config.num_hidden_layers):  # absent where the model has no such scale
+            scale = f"layers.{i}.altup.correct_output_scale"
+            weights.setdefault(scale, np.ones(self.config.hidden_size, np.float32))
+        return weights
+
+
 def pack_weights(
     config: Gemma3nTextConfig,
     tensors: TensorSource,
@@ -53,34 +116,9 @@ def pack_weights(
     *,
     sparse_feed_forward: bool = True,
 ) -> dict[str, Any]:
-    """Everything that `native.gemma3n.Gemma3n` wants, by checkpoint name.
-
-    `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
-    "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
-    by neuron unless `sparse_feed_forward` is off.
-    """
-    weights: dict[str, Any] = {}
-    sparse = set(_sparse_names(config)) if sparse_feed_forward else set()
-    for name, shape in required_tensors(config).items():
-        dtype_in_file, data, _ = stored(tensors, name)
-        if name in _TABLES:
-            weights[name] = (dtype_in_file, data, *shape)
-        if name == _TABLES[1]:
-            continue
-        if len(shape) == 1 or name.endswith(_VECTORS):
-            weights[name] = np.array(tensors.tensor(name), np.float32).reshape(-1)
-            continue
-        kind: type[Matrix | RowMatrix | ColumnMatrix] = Matrix
-        if name in sparse:
-            kind = RowMatrix if "up_proj" in name else ColumnMatrix
-        packed_format = _format(name, dtype_in_file, data, dtype)
-        packed = kind.pack(data, dtype_in_file, shape[1], pool, packed_format)
-        weights["lm_head.weight" if name == _HEAD else name] = packed
-        release(data)
-    for i in range(config.num_hidden_layers):  # absent where the model has no such scale
-        scale = f"layers.{i}.altup.correct_output_scale"
-        weights.setdefault(scale, np.ones(config.hidden_size, np.float32))
-    return weights
+    """The weights of `native.gemma3n.Gemma3n`, packed in memory."""
+    plan = PackPlan(config, tensors, pool, dtype, sparse_feed_forward)
+    return plan.assemble(dict(plan.pack()))
 
 
 def is_quantized(weights: Mapping[str, Any]) -> bool:
@@ -120,6 +158,14 @@ def _sparse_names(config: Gemma3nTextConfig) -> Iterator[str]:
         if config.activation_std_multiplier(i) is not None:
             yield f"layers.{i}.mlp.up_proj.weight"
             yield f"layers.{i}.mlp.down_proj.weight"
+
+
+def _packed_bits(dtype_in_file: str, dtype: WeightDtype) -> float:
+    """Bits of an element, scale and minimum included, at most."""
+    if dtype != "auto":
+        return {"float32": 32, "float16": 16, "bfloat16": 16, "q8": 9, "q4": 5}[dtype]
+    four_bits = {"Q4_0": 4.5, "Q4_1": 5, "Q4_K": 5}
+    return {"F32": 32, "F16": 16, "BF16": 16, **four_bits}.get(dtype_in_file, 9)
 
 
 def _format(

@@ -1,0 +1,199 @@
+"""Where packed weights are kept: one file for a model and its settings in a folder of their own.
+
+A file is used while the model file it was made of is unchanged, else packed anew under the same
+name. One process packs at a time; the others wait for its file. Whatever stands in the way of the
+folder costs a warning and the time of packing in memory, never the start.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from nestling.weights.packed_file import (
+    Identity,
+    PackedFileError,
+    SourceFile,
+    open_packed,
+    read_sources,
+    write_packed,
+)
+from nestling.weights.packing import Packed, PackPlan
+
+logger = logging.getLogger(__name__)
+
+LEAST_BYTES = 256 << 20
+"""Smaller models are packed in memory in a fraction of a second."""
+SPARE_BYTES = 1 << 30
+"""What must stay free on the disk."""
+LOCK_TIMEOUT_S = 180.0
+_SUFFIX, _TEMPORARY = ".packed", ".tmp"
+_LOCK_NAME = "lock"
+_PROGRESS_S = 2.0
+
+
+def model_files(model: Path) -> tuple[SourceFile, ...]:
+    """The files that hold the model's weights, as they are now; call it before they are mapped.
+
+    None if one is not to be seen; opening the model then says what is wrong.
+    """
+    try:
+        paths = sorted(model.glob("*.safetensors")) if model.is_dir() else [model]
+        return tuple(_source_file(path.absolute()) for path in paths)
+    except OSError:
+        return ()
+
+
+def load_weights(
+    plan: PackPlan, model: Path, sources: tuple[SourceFile, ...], folder: Path | None
+) -> dict[str, Any]:
+    """The weights of `native.gemma3n.Gemma3n`: mapped from `folder`, else packed in memory.
+
+    `sources` are `model_files(model)` from before the model was opened.
+    """
+    if folder is not None and plan.packed_bytes() >= LEAST_BYTES:
+        matrices = _Store(plan, model, sources, folder).matrices()
+        if matrices is not None:
+            return plan.assemble(matrices)
+    return plan.assemble(dict(plan.pack()))
+
+
+class _CannotKeepError(Exception):
+    """Packed weights cannot be kept, for a reason that is no OSError."""
+
+
+@dataclass(frozen=True)
+class _Store:
+    plan: PackPlan
+    model: Path
+    sources: tuple[SourceFile, ...]
+    folder: Path
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.sources, self.plan.dtype, self.plan.sparse_feed_forward)
+
+    @property
+    def path(self) -> Path:
+        """The same for every state of the model file, so that a new one replaces the old."""
+        what = (str(self.model.absolute()), self.plan.dtype, self.plan.sparse_feed_forward)
+        digest = blake2b(repr(what).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.model.name.removesuffix(".gguf"))[:80]
+        return self.folder / f"{name}-{digest}{_SUFFIX}"
+
+    def matrices(self) -> dict[str, Packed] | None:
+        """None: to be packed in memory; the log says why."""
+        try:
+            found = self._open()
+            return self._pack() if found is None else found
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except _CannotKeepError as error:
+            reason = str(error)
+        logger.warning("%s: packed weights are not kept: %s", self.folder, reason)
+        return None
+
+    def _open(self) -> dict[str, Packed] | None:
+        try:
+            return open_packed(self.path, self.identity, self.plan.matrices())
+        except FileNotFoundError:
+            return None
+        except PackedFileError as error:
+            logger.info("%s %s", self.path, error)
+            return None
+
+    def _pack(self) -> dict[str, Packed] | None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(self.folder / _LOCK_NAME):
+            found = self._open()  # another process may have packed it meanwhile
+            if found is not None:
+                return found
+            for left in self.folder.glob(f"*{_TEMPORARY}"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            needed = self.plan.packed_bytes()
+            free = shutil.disk_usage(self.folder).free
+            if free < needed + SPARE_BYTES:
+                raise _CannotKeepError(
+                    f"{needed + SPARE_BYTES} bytes must be free on the disk, got {free}"
+                )
+            self._write(needed)
+            self._remove_orphans()
+            return self._open()
+
+    def _write(self, num_bytes: int) -> None:
+        logger.info(
+            "packing %s for this machine, once (%.1f GB) ...", self.model.name, num_bytes / 1e9
+        )
+        temporary = self.path.with_suffix(_TEMPORARY)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_packed(descriptor, self.identity, self._with_progress(num_bytes))
+            self._check_unchanged()
+            temporary.replace(self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _check_unchanged(self) -> None:
+        if model_files(self.model) != self.sources:
+            raise _CannotKeepError("the model file changed while it was packed")
+
+    def _with_progress(self, num_bytes: int) -> Iterator[tuple[str, Packed]]:
+        done, told_s = 0, time.monotonic()
+        for name, packed in self.plan.pack():
+            yield name, packed
+            done += packed.nbytes
+            if time.monotonic() - told_s > _PROGRESS_S:
+                told_s = time.monotonic()
+                logger.info("packed %.1f of %.1f GB", done / 1e9, num_bytes / 1e9)
+
+    def _remove_orphans(self) -> None:
+        """Files whose model is gone."""
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            try:
+                is_orphan = not all(Path(source.path).exists() for source in read_sources(path))
+            except PackedFileError:  # perhaps of another version of Nestling
+                continue
+            if is_orphan:
+                logger.info("%s is removed: its model is gone", path)
+                path.unlink(missing_ok=True)
+
+
+def _source_file(path: Path) -> SourceFile:
+    status = path.stat()
+    return SourceFile(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time, freed by the kernel when it ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline_s = time.monotonic() + LOCK_TIMEOUT_S
+        is_waiting = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise _CannotKeepError(
+                        f"another process has been packing for {LOCK_TIMEOUT_S:.0f} s"
+                    ) from None
+                if not is_waiting:
+                    logger.info("waiting for another process that packs weights")
+                is_waiting = True
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,619 @@
+"""Packed weights in a file are the same bits as in memory, or the file is not used."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nestling.engine.config import EngineConfig
+from nestling.engine.native_runner import NativeRunner
+from nestling.engine.runner import load_runner
+from nestling.native.threads import ThreadPool
+from nestling.native.weights import (
+    LAYOUT_VERSION,
+    ColumnMatrix,
+    MappedFile,
+    Matrix,
+    RowMatrix,
+)
+from nestling.weights import packed_file, packed_store
+from nestling.weights.checkpoint import load_checkpoint
+from nestling.weights.packed_file import (
+    HUGE_PAGE,
+    Identity,
+    PackedFileError,
+    SourceFile,
+    open_packed,
+    read_sources,
+    write_packed,
+)
+from nestling.weights.packed_store import load_weights, model_files
+from nestling.weights.packing import PackPlan
+from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_gguf
+
+KINDS: tuple[Any, ...] = (Matrix, RowMatrix, ColumnMatrix)
+FORMATS = ("float32", "float16", "bfloat16", "q4", "q8")
+POOL = ThreadPool(1)
+IDENTITY = Identity((SourceFile("/m.gguf", 1, 2, 3),), "auto", True)
+TOKENS = np.arange(20, dtype=np.int32) * 31 % VOCAB
+
+
+def values(rows: int = 37, row_size: int = 64, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Bytes of a small F32 matrix."""
+    found = np.random.default_rng(seed).standard_normal((rows, row_size), np.float32)
+    return found.reshape(-1).view(np.uint8)
+
+
+def pack(kind: Any, target: str, rows: int = 37, row_size: int = 64) -> Any:
+    return kind.pack(values(rows, row_size), "F32", row_size, POOL, target)
+
+
+def pack_with_minima(kind: Any) -> Any:
+    """A Q4_1 block is f16 scale, f16 minimum, 16 bytes."""
+    blocks = np.random.default_rng(1).integers(0, 256, (64, 2, 20), np.uint8)
+    blocks[..., :4] = np.array([0.5, -3], "<f2").view(np.uint8)
+    return kind.pack(blocks.reshape(-1), "Q4_1", 64, POOL)
+
+
+def samples() -> dict[str, Any]:
+    """Every arrangement in every format, and with minima."""
+    found = {f"{kind.__name__} {f}": pack(kind, f) for kind in KINDS for f in FORMATS}
+    return found | {f"{kind.__name__} mins": pack_with_minima(kind) for kind in KINDS}
+
+
+def plane_bytes(packed: Any) -> list[bytes]:
+    return [b"" if plane is None else plane.tobytes() for plane in packed.planes()]
+
+
+def write(path: Path, matrices: dict[str, Any], identity: Identity = IDENTITY) -> Path:
+    with path.open("wb", buffering=0) as file:
+        write_packed(file.fileno(), identity, matrices.items())
+    return path
+
+
+def expected_of(matrices: dict[str, Any]) -> dict[str, Any]:
+    return {name: (type(packed), packed.shape) for name, packed in matrices.items()}
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_every_arrangement_and_format_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    matrices = samples()
+    path = write(tmp_path / "a", matrices)
+    found = open_packed(path, IDENTITY, expected_of(matrices))
+    path.unlink()  # a map keeps the file
+    for name, packed in matrices.items():
+        assert plane_bytes(found[name]) == plane_bytes(packed), name
+        assert (found[name].format, found[name].has_min) == (packed.format, packed.has_min)
+        np.testing.assert_array_equal(found[name].unpack(), packed.unpack(), err_msg=name)
+
+
+def test_planes_larger_than_one_write_come_back(tmp_path: Path) -> None:
+    matrices = {str(i): pack(Matrix, "float32", 512 * (i + 1) + 3, 2048) for i in range(4)}
+    assert sum(packed.nbytes for packed in matrices.values()) > 2 * packed_file._WRITE_BYTES
+    path = write(tmp_path / "a", matrices)
+    assert path.stat().st_size % HUGE_PAGE == 0
+    found = open_packed(path, IDENTITY, expected_of(matrices))
+    for name, packed in matrices.items():
+        assert plane_bytes(found[name]) == plane_bytes(packed)
+
+
+def test_sources_are_read_back(tmp_path: Path) -> None:
+    assert read_sources(write(tmp_path / "a", samples())) == IDENTITY.sources
+
+
+CHANGES: dict[str, Callable[[Identity], Identity]] = {
+    "the model file has changed": lambda i: Identity(
+        (SourceFile("/m.gguf", 1, 2, 4),), i.dtype, i.sparse_feed_forward
+    ),
+    "another dtype": lambda i: Identity(i.sources, "q8", i.sparse_feed_forward),
+    "another sparse_feed_forward": lambda i: Identity(
+        i.sources, i.dtype, not i.sparse_feed_forward
+    ),
+    "another layout_version": lambda i: Identity(
+        i.sources, i.dtype, i.sparse_feed_forward, i.layout_version + 1
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+def test_another_identity_is_stale(tmp_path: Path, reason: str) -> None:
+    matrices = {"a": pack(Matrix, "q4")}
+    path = write(tmp_path / "a", matrices)
+    with pytest.raises(PackedFileError, match=reason):
+        open_packed(path, CHANGES[reason](IDENTITY), expected_of(matrices))
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {},
+        {"a": (Matrix, (37, 64)), "b": (Matrix, (37, 64))},
+        {"a": (RowMatrix, (37, 64))},
+        {"a": (Matrix, (64, 37))},
+    ],
+)
+def test_other_matrices_than_the_model_has_are_refused(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "a", {"a": pack(Matrix, "q4")})
+    with pytest.raises(PackedFileError, match="other matrices"):
+        open_packed(path, IDENTITY, expected)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    matrices = {"a": pack(Matrix, "q4"), "b": pack_with_minima(RowMatrix)}
+    path = write(tmp_path_factory.mktemp("good") / "a", matrices)
+    return path, expected_of(matrices)
+
+
+HEADER_BYTES = 400
+"""Within the header of `good`."""
+
+
+@given(at=st.integers(0, HEADER_BYTES), flip=st.integers(1, 255))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damaged_byte_of_the_header_is_overlooked(
+    good: tuple[Path, dict[str, Any]], tmp_path: Path, at: int, flip: int
+) -> None:
+    raw = bytearray(good[0].read_bytes())
+    assert 32 + int.from_bytes(raw[24:32], "little") > HEADER_BYTES
+    raw[at] ^= flip
+    (tmp_path / "a").write_bytes(raw)
+    with pytest.raises(PackedFileError):
+        open_packed(tmp_path / "a", IDENTITY, good[1])
+
+
+@pytest.mark.parametrize("size", [0, 7, 31, 32, 300, HUGE_PAGE, HUGE_PAGE + 64, 2 * HUGE_PAGE - 1])
+def test_a_truncated_file_is_refused(
+    good: tuple[Path, dict[str, Any]], tmp_path: Path, size: int
+) -> None:
+    assert good[0].stat().st_size == 2 * HUGE_PAGE
+    (tmp_path / "a").write_bytes(good[0].read_bytes()[:size])
+    with pytest.raises(PackedFileError):
+        open_packed(tmp_path / "a", IDENTITY, good[1])
+
+
+@given(raw=st.binary(max_size=200))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_other_file_is_refused(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "a").write_bytes(packed_file.MAGIC + raw)
+    with pytest.raises(PackedFileError):
+        read_sources(tmp_path / "a")
+
+
+PLACES = st.one_of(st.none(), st.integers(-(2**70), 2**70), st.integers(0, 3 * HUGE_PAGE))
+
+
+@given(planes=st.tuples(PLACES, PLACES, PLACES), num_bytes=st.integers(0, 10_000))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_places_are_checked_even_under_a_good_digest(
+    good: tuple[Path, dict[str, Any]], tmp_path: Path, planes: tuple[Any, ...], num_bytes: int
+) -> None:
+    tensors = {
+        "a": {
+            "kind": "Matrix",
+            "format": "q4",
+            "shape": [37, 64],
+            "planes": planes,
+            "num_bytes": num_bytes,
+        }
+    }
+    content = {
+        "identity": msgspec.to_builtins(IDENTITY),
+        "file_bytes": 2 * HUGE_PAGE,
+        "tensors": tensors,
+    }
+    header = json.dumps(content).encode()
+    page = packed_file.MAGIC + packed_file._digest(header) + len(header).to_bytes(8, "little")
+    raw = (page + header).ljust(HUGE_PAGE, b"\0") + good[0].read_bytes()[HUGE_PAGE:]
+    (tmp_path / "a").write_bytes(raw)
+    packed = pack(Matrix, "q4")
+    is_good = (
+        num_bytes == packed.nbytes
+        and planes[2] is None
+        and all(
+            place is not None and place % 64 == 0 and HUGE_PAGE <= place <= 2 * HUGE_PAGE - 4096
+            for place in planes[:2]
+        )
+    )
+    if is_good:
+        return
+    with pytest.raises(PackedFileError):
+        open_packed(tmp_path / "a", IDENTITY, {"a": (Matrix, (37, 64))})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_core_refuses_planes_that_do_not_fit(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(4096))
+    with path.open("rb") as file:
+        mapped = MappedFile(file.fileno())
+    packed = kind.map(mapped, "q8", 32, 32, values=0, scales=2048, mins=None)
+    assert packed.unpack().sum() == 0
+    for arguments, reason in (
+        (("q8", 32, 32, 1, 2048, None), "multiple of 64"),
+        (("q8", 32, 32, 4096 - 64, 0, None), "within the file's 4096"),
+        (("q8", 32, 32, 0, 4096, None), "within the file's 4096"),
+        (("q8", 32, 32, 0, None, None), "scales: expected with"),
+        (("float32", 16, 16, 0, 64, None), "scales: expected with"),
+        (("float32", 16, 16, 0, None, 64), "mins: expected with"),
+        (("float32", 64, 64, 0, None, None), "within the file's 4096"),
+        (("float32", 0, 16, 0, None, None), "empty nor absurd"),
+        (("float32", 2**60, 2**60, 0, None, None), "empty nor absurd"),
+        (("q3", 16, 16, 0, None, None), "format: expected"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            kind.map(mapped, *arguments)
+
+
+def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with (tmp_path / "empty").open("rb") as file, pytest.raises(ValueError, match="not empty"):
+        MappedFile(file.fileno())
+    with pytest.raises((OSError, RuntimeError), match="descriptor"):
+        MappedFile(-1)
+
+
+LAYOUT_DIGEST = "76324a439cab32ec"
+"""Of the bytes that `LAYOUT_VERSION` stands for."""
+
+
+def test_other_bytes_need_another_layout_version() -> None:
+    """If this fails, packing gives other bytes: raise kLayoutVersion and renew both here."""
+    digest = hashlib.sha256()
+    for name, packed in samples().items():
+        digest.update(name.encode())
+        for plane in plane_bytes(packed):
+            digest.update(plane)
+    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (1, LAYOUT_DIGEST)
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_store, "LEAST_BYTES", 0)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_gguf(tmp_path / "tiny.gguf", random_weights(3), "Q8_0")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "packed"
+
+
+@pytest.fixture
+def packs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one name for every packing."""
+    found: list[str] = []
+    original = PackPlan.pack
+
+    def counted(self: PackPlan) -> Iterator[Any]:
+        found.append(self.dtype)
+        yield from original(self)
+
+    monkeypatch.setattr(PackPlan, "pack", counted)
+    return found
+
+
+def logits(model: Path, folder: Path | None, **changes: Any) -> np.ndarray[Any, Any]:
+    packed_dir = None if folder is None else str(folder)
+    config = EngineConfig(
+        model=str(model), num_threads=1, num_blocks=8, packed_dir=packed_dir, **changes
+    )
+    return load_runner(config).score(TOKENS)
+
+
+def packed_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.packed"))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "float16", "bfloat16", "q8", "q4"])
+@pytest.mark.parametrize("off", [(), ("sparse_feed_forward",)])
+def test_mapped_weights_give_the_same_logits(
+    tmp_path: Path, folder: Path, packs: list[str], dtype: str, off: tuple[str, ...]
+) -> None:
+    model = write_folder(tmp_path / "m", random_weights(3))
+    in_memory = logits(model, None, dtype=dtype, switches_off=off)
+    first = logits(model, folder, dtype=dtype, switches_off=off)
+    assert len(packs) == 2
+    again = logits(model, folder, dtype=dtype, switches_off=off)
+    assert len(packs) == 2
+    np.testing.assert_array_equal(first, in_memory)
+    np.testing.assert_array_equal(again, in_memory)
+    assert np.ptp(in_memory) > 0.1
+
+
+def test_files_and_folder_are_private(model: Path, folder: Path) -> None:
+    logits(model, folder)
+    (path,) = packed_files(folder)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert path.name.startswith("tiny-")
+
+
+def test_a_small_model_is_not_kept(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_store, "LEAST_BYTES", 256 << 20)
+    logits(model, folder)
+    assert not folder.exists()
+
+
+def test_no_folder_keeps_nothing(model: Path, tmp_path: Path, packs: list[str]) -> None:
+    logits(model, None)
+    logits(model, None)
+    assert len(packs) == 2
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def _touch(model: Path) -> None:
+    os.utime(model, ns=(1, 1))
+
+
+def _replace_with_the_same_times(model: Path) -> None:
+    status = model.stat()
+    other = write_gguf(model.with_suffix(".new"), random_weights(4), "Q8_0")
+    assert other.stat().st_size == status.st_size
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(model)
+
+
+def _enlarge(model: Path) -> None:
+    write_gguf(model, random_weights(4), "F32")
+
+
+@pytest.mark.parametrize("change", [_touch, _replace_with_the_same_times, _enlarge])
+def test_a_changed_model_is_packed_anew_into_the_same_file(
+    model: Path, folder: Path, packs: list[str], change: Callable[[Path], None]
+) -> None:
+    logits(model, folder)
+    before = packed_files(folder)
+    change(model)
+    expected = logits(model, None)
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    assert packed_files(folder) == before
+    assert len(packs) == 3
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    assert len(packs) == 3
+
+
+def test_another_layout_version_is_packed_anew(
+    model: Path, folder: Path, packs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits(model, folder)
+    (path,) = packed_files(folder)
+    identity = Identity(model_files(model), "auto", sparse_feed_forward=True, layout_version=0)
+    write(path, dict(plan_of(model).pack()), identity)
+    del packs[:]
+    logits(model, folder)
+    assert len(packs) == 1
+
+
+def plan_of(model: Path) -> PackPlan:
+    checkpoint = load_checkpoint(model)
+    return PackPlan(checkpoint.config, checkpoint.tensors, POOL)
+
+
+def test_each_setting_has_a_file_of_its_own(model: Path, folder: Path, packs: list[str]) -> None:
+    for _ in range(2):
+        logits(model, folder)
+        logits(model, folder, dtype="float32")
+        logits(model, folder, switches_off=("sparse_feed_forward",))
+    assert len(packed_files(folder)) == 3
+    assert len(packs) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"NSTLPK01", b"\0" * 100])
+def test_a_damaged_file_is_replaced(
+    model: Path, folder: Path, packs: list[str], content: bytes
+) -> None:
+    expected = logits(model, folder)
+    (path,) = packed_files(folder)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    assert len(packs) == 2
+
+
+def test_files_of_models_that_are_gone_are_removed(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    logits(model, folder)
+    (old,) = packed_files(folder)
+    foreign = folder / "foreign.packed"
+    foreign.write_bytes(b"of another version")
+    other = model.rename(tmp_path / "other.gguf")
+    logits(other, folder)
+    assert not old.exists()
+    assert foreign.exists()
+    assert len(packed_files(folder)) == 2
+
+
+def test_a_model_that_changes_while_it_is_packed_is_not_kept(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = PackPlan.pack
+
+    def disturbed(self: PackPlan) -> Iterator[Any]:
+        for index, item in enumerate(original(self)):
+            if index == 3:
+                os.utime(model, ns=(5, 5))
+            yield item
+
+    monkeypatch.setattr(PackPlan, "pack", disturbed)
+    expected = logits(model, None)
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    assert "changed while it was packed" in caplog.text
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+def test_a_full_disk_is_a_warning(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(packed_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    expected = logits(model, None)
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "must be free on the disk, got 1073741824" in warning.message
+    assert not packed_files(folder)
+
+
+def test_a_disk_that_fills_up_while_writing_is_a_warning(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    expected = logits(model, None)
+    monkeypatch.setattr(packed_file.os, "pwrite", full)
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    assert "No space left on device" in caplog.text
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_warning(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    expected = logits(model, None)
+    np.testing.assert_array_equal(logits(model, tmp_path / "file" / "packed"), expected)
+    assert caplog.text.count("packed weights are not kept: Not a directory") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_a_warning(
+    model: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(parents=True, mode=0o500)
+    logits(model, folder)
+    assert "Permission denied" in caplog.text
+
+
+def test_a_kept_file_is_read_from_a_read_only_folder(
+    model: Path, folder: Path, packs: list[str]
+) -> None:
+    logits(model, folder)
+    folder.chmod(0o500)
+    try:
+        logits(model, folder)
+    finally:
+        folder.chmod(0o700)
+    assert len(packs) == 1
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+LOADER = """
+    import hashlib, sys, time
+    import numpy as np
+    from nestling.engine.config import EngineConfig
+    from nestling.engine.runner import load_runner
+    from nestling.weights import packed_store
+    from nestling.weights.packing import PackPlan
+    packed_store.LEAST_BYTES = 0
+    original = PackPlan.pack
+    def slow(self):
+        print("packing", flush=True)
+        for item in original(self):
+            time.sleep(float(sys.argv[3]))
+            yield item
+    PackPlan.pack = slow
+    config = EngineConfig(model=sys.argv[1], packed_dir=sys.argv[2], num_threads=1, num_blocks=8)
+    logits = load_runner(config).score(np.arange(9, dtype=np.int32))
+    print(hashlib.sha256(logits.tobytes()).hexdigest(), flush=True)
+"""
+
+
+def start(model: Path, folder: Path, pause_s: float) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", textwrap.dedent(LOADER), str(model), str(folder), str(pause_s)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_one_packs(model: Path, folder: Path) -> None:
+    processes = [start(model, folder, 0.01) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(len(output) for output in outputs) == [1, 2]
+    assert outputs[0][-1] == outputs[1][-1]
+    assert len(packed_files(folder)) == 1
+
+
+def test_a_killed_writer_leaves_only_what_the_next_removes(
+    model: Path, folder: Path, packs: list[str]
+) -> None:
+    process = start(model, folder, 5)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "packing\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(list(folder.glob("*.tmp"))) == 1
+    assert not packed_files(folder)
+    logits(model, folder)
+    assert not list(folder.glob("*.tmp"))
+    assert len(packed_files(folder)) == 1
+    assert len(packs) == 1
+
+
+def test_who_waits_too_long_packs_in_memory(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(packed_store, "LOCK_TIMEOUT_S", 0.2)
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        logits(model, folder)
+    assert "another process has been packing" in caplog.text
+    assert not packed_files(folder)
+
+
+def test_threads_of_one_process_share_one_file(model: Path, folder: Path, packs: list[str]) -> None:
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(logits(model, folder))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(found[0], found[1])
+    assert len(packs) == 1
+
+
+def test_a_replaced_file_stays_readable(model: Path, folder: Path) -> None:
+    checkpoint = load_checkpoint(model)
+    config = EngineConfig(model=str(model), num_threads=1, num_blocks=8, packed_dir=str(folder))
+    runner = NativeRunner(checkpoint, config, model_files(model))
+    before = runner.score(TOKENS)
+    (path,) = packed_files(folder)
+    path.unlink()
+    np.testing.assert_array_equal(runner.score(TOKENS), before)
+
+
+def test_a_model_without_files_of_its_own_is_packed_in_memory(model: Path, folder: Path) -> None:
+    assert model_files(model.with_name("none.gguf")) == ()
+    plan = plan_of(model)
+    weights = load_weights(plan, model, model_files(model), None)
+    assert set(weights) == set(plan.assemble(dict(plan.pack())))
+    assert not folder.exists()
