@@ -11,11 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from nestling.native.attention import attention
-from nestling.native.linear import PackedLinear, linear
 from numpy.typing import NDArray
 
-from nestling.native import _core
 from nestling.native.sampling import sample, top_logprobs
 from nestling.native.variant import instruction_set
 
