@@ -1,0 +1,39 @@
+"""The figures for Prometheus name every figure of the engine."""
+
+import httpx
+import msgspec
+from starlette.types import Message, Scope
+
+from nestling.api.metrics import Metrics
+from nestling.engine.messages import Stats
+from nestling.errors import EngineError
+
+from .conftest import FakeChat, healthy
+
+
+async def scrape(metrics: Metrics) -> dict[str, float]:
+    async def app(scope: Scope, receive: Message, send: Message) -> None:
+        await metrics.endpoint(scope, receive, send)  # type: ignore[arg-type]
+
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        text = (await client.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("nestling_engine_")]
+    return {name: float(value) for name, value in (line.split() for line in lines)}
+
+
+async def test_every_figure_of_the_engine_is_shown() -> None:
+    stats = msgspec.structs.asdict(await healthy())
+    del stats["probe_id"], stats["part_seconds"]  # the latter: tests/api/test_part_times.py
+    found = await scrape(Metrics(FakeChat(), healthy))
+    assert found == {"nestling_engine_up": 1} | {
+        f"nestling_engine_{name}": value for name, value in stats.items()
+    }
+    assert found["nestling_engine_num_cached_tokens"] == 12
+
+
+async def test_a_scrape_works_while_the_engine_does_not() -> None:
+    async def down() -> Stats:
+        raise EngineError("down")
+
+    assert (await scrape(Metrics(FakeChat(), down)))["nestling_engine_up"] == 0
