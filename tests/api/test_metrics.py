@@ -50,7 +50,7 @@ async def test_counts(url: str, chat: FakeChat) -> None:
     assert value(samples, "nestling_time_to_first_token_seconds_count") == 1
     assert value(samples, "nestling_requests_in_progress") == 1
     assert value(samples, "nestling_engine_up") == 1
-    assert value(samples, "nestling_engine_num_preemptions") == 8
+    assert value(samples, "nestling_engine_num_preemptions") == 10
     labels = {label for _, pairs in samples for _, label in pairs}
     assert not any("xxx" in label or label == "BREW" for label in labels)
 
