@@ -98,13 +98,13 @@ nb::ndarray<nb::numpy, std::uint8_t> encode_rows(const AnyArray& values, const s
 
 constexpr const char* kFormatNames[] = {"float32", "float16", "bfloat16", "q4", "q8"};
 
-Format format_of(const std::string& name) {
+Format format_of(const char* argument, const std::string& name) {
   for (std::size_t i = 0; i < std::size(kFormatNames); ++i) {
     if (name == kFormatNames[i]) return static_cast<Format>(i);
   }
   throw nb::value_error(
-      ("format: expected \"float32\", \"float16\", \"bfloat16\", \"q4\" or \"q8\", got \"" + name +
-       "\"")
+      (std::string(argument) +
+       ": expected \"float32\", \"float16\", \"bfloat16\", \"q4\" or \"q8\", got \"" + name + "\"")
           .c_str());
 }
 
@@ -112,7 +112,7 @@ template <class Packed>
 std::unique_ptr<Packed> pack(const AnyArray& data, const std::string& dtype, std::size_t row_size,
                              ThreadPool& pool, const std::optional<std::string>& format) {
   const StoredMatrix stored = stored_matrix(data, dtype, row_size);
-  const Format chosen = format ? format_of(*format) : natural_format(stored.type);
+  const Format chosen = format ? format_of("target", *format) : natural_format(stored.type);
   const nb::gil_scoped_release release;
   return std::make_unique<Packed>(Packed::pack(stored, chosen, pool));
 }
@@ -141,8 +141,8 @@ template <class Packed>
 std::unique_ptr<Packed> map(const std::shared_ptr<MappedFile>& file, const std::string& format,
                             std::size_t num_rows, std::size_t row_size, std::size_t values,
                             std::optional<std::size_t> scales, std::optional<std::size_t> mins) {
-  return std::make_unique<Packed>(
-      Packed::map(file, format_of(format), num_rows, row_size, {values, scales, mins}));
+  return std::make_unique<Packed>(Packed::map(file, format_of("packed_format", format), num_rows,
+                                              row_size, {values, scales, mins}));
 }
 
 // (values, scales, mins) as uint8 arrays without a copy, None for what the format does not have.

@@ -21,13 +21,12 @@ from platformdirs import user_data_path
 
 from nestling.chat.choice import Choice
 from nestling.chat.request import ChatDelta
-from nestling.chat.service import end_token_ids, open_tokenizer
 from nestling.chat.template import ChatMessage, Role, render_prompt
-from nestling.chat.tokenizer import Tokenizer
+from nestling.chat.tokenizer import Tokenizer, end_token_ids, open_tokenizer
 from nestling.engine.config import EngineConfig, EngineKind
 from nestling.engine.in_process import InProcessEngine
 from nestling.engine.messages import SamplingParams, Stats, Submit, TokenLogprobs
-from nestling.engine.runner import ModelRunner, load_runner
+from nestling.engine.runner import ModelRunner, make_runner
 from nestling.errors import EngineError, InvalidRequestError, ModelFileError
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
@@ -98,7 +97,7 @@ class LLM:
             packed_dir=None if packed_dir is None else str(packed_dir),
             switches_off=switches_off,
         )
-        self._runner: ModelRunner = load_runner(config)
+        self._runner: ModelRunner = make_runner(checkpoint, config)
         self._engine = InProcessEngine(config, load=lambda _config: self._runner)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)

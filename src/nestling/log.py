@@ -62,16 +62,6 @@ def configure_logging(
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 
-def show_notices() -> None:
-    """Print what people who wait should know (a model is being packed) as plain lines on stderr."""
-    logger = logging.getLogger("nestling.weights")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-
-
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return a logger whose events carry the room's name as `room`."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=name)

@@ -33,16 +33,16 @@ from nestling.native.weights import (
 )
 from nestling.weights import packed_file, packed_store
 from nestling.weights.checkpoint import load_checkpoint
+from nestling.weights.mapped_file import SourceFile, model_files
 from nestling.weights.packed_file import (
     HUGE_PAGE,
     Identity,
     PackedFileError,
-    SourceFile,
     open_packed,
     read_sources,
     write_packed,
 )
-from nestling.weights.packed_store import load_weights, model_files
+from nestling.weights.packed_store import load_weights
 from nestling.weights.packing import PackPlan
 from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_gguf
 
@@ -258,7 +258,7 @@ def test_the_core_refuses_planes_that_do_not_fit(tmp_path: Path, kind: Any) -> N
         (("float32", 64, 64, 0, None, None), "within the file's 4096"),
         (("float32", 0, 16, 0, None, None), "empty nor absurd"),
         (("float32", 2**60, 2**60, 0, None, None), "empty nor absurd"),
-        (("q3", 16, 16, 0, None, None), "format: expected"),
+        (("q3", 16, 16, 0, None, None), "packed_format: expected"),
     ):
         with pytest.raises(ValueError, match=reason):
             kind.map(mapped, *arguments)
@@ -604,7 +604,7 @@ def test_threads_of_one_process_share_one_file(model: Path, folder: Path, packs:
 def test_a_replaced_file_stays_readable(model: Path, folder: Path) -> None:
     checkpoint = load_checkpoint(model)
     config = EngineConfig(model=str(model), num_threads=1, num_blocks=8, packed_dir=str(folder))
-    runner = NativeRunner(checkpoint, config, model_files(model))
+    runner = NativeRunner(checkpoint, config)
     before = runner.score(TOKENS)
     (path,) = packed_files(folder)
     path.unlink()

@@ -19,9 +19,9 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.messages import SamplingParams
 from nestling.errors import NestlingError
 from nestling.llm import LLM
-from nestling.log import show_notices
 from nestling.native.bandwidth import read_bandwidth
 from nestling.native.threads import ThreadPool
+from nestling.weights.packed_store import show_notices
 
 BANDWIDTH_BUFFER_BYTES = 1 << 30
 

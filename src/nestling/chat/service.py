@@ -19,7 +19,6 @@ from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionR
 from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.client import EngineClient
 from nestling.engine.messages import SamplingParams
-from nestling.weights.checkpoint import Checkpoint
 
 DEFAULT_MAX_TOKENS = 512
 """The API page's default for both max_tokens and max_completion_tokens."""
@@ -36,20 +35,6 @@ class ModelIdentity:
     aliases: tuple[str, ...]
     fingerprint: str
     end_token_ids: tuple[int, ...]
-
-
-def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The checkpoint's tokenizer, bounded to the ids that are text; None if it has none."""
-    if checkpoint.vocabulary is None:
-        return None
-    return Tokenizer(checkpoint.vocabulary, checkpoint.config.num_text_tokens)
-
-
-def end_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Every id that ends an answer, by the configuration or by the vocabulary, ascending."""
-    vocabulary = checkpoint.vocabulary
-    by_vocabulary = vocabulary.eos_token_ids if vocabulary else ()
-    return tuple(sorted({*checkpoint.config.eos_token_ids, *by_vocabulary}))
 
 
 class ChatService:

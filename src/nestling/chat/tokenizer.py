@@ -2,7 +2,8 @@
 
 BPE with byte fallback over one `Vocabulary`; the merge loop is ours (docs/adr/0005-own-bpe.md). No
 text whatever becomes a control token: only normal, user-defined and byte pieces are in the tables
-that `encode` looks in. Immutable after construction, so any number of threads may share one.
+that `encode` looks in. Never changes but for tables that are made when first used, so any number of
+threads may share one.
 """
 
 import heapq
@@ -10,13 +11,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from operator import add
 
 import numpy as np
 
 from nestling.errors import InvalidRequestError
+from nestling.weights.checkpoint import Checkpoint
 from nestling.weights.vocabulary import NO_RANK, SPACE, PieceType, Vocabulary, byte_of_piece
 
 _CACHED_WORDS = 16_384
@@ -54,13 +56,8 @@ class Tokenizer:
         self._rank_of_piece = {
             piece: ranks[i] for piece, i in self._id_of_piece.items() if ranks[i] != NO_RANK
         }
-        # Two characters between which no piece runs on: no merge ever crosses them.
-        self._inner_pairs = {
-            first + second for piece in self._rank_of_piece for first, second in pairwise(piece)
-        }
         self._id_of_user_defined = {self._pieces[i]: i for i in ids_of[PieceType.USER_DEFINED]}
         self._user_defined = _longest_first(self._id_of_user_defined)
-        self._longest_piece = self._longest_piece_by_char()
         self._cached_word = lru_cache(_CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str) -> list[int]:
@@ -162,13 +159,37 @@ class Tokenizer:
                 ids.append(token_id)
         return tuple(ids)
 
-    def _longest_piece_by_char(self) -> dict[str, int]:
+    @cached_property
+    def _inner_pairs(self) -> set[str]:
+        """All neighbours within pieces: between two others no piece runs on, no merge crosses."""
+        return {
+            first + second for piece in self._rank_of_piece for first, second in pairwise(piece)
+        }
+
+    @cached_property
+    def _longest_piece(self) -> dict[str, int]:
         """For each character, the length of the longest piece that holds it."""
+        by_length: dict[int, list[str]] = {}
+        for piece in (*self._id_of_piece, *self._id_of_user_defined):
+            by_length.setdefault(len(piece), []).append(piece)
         longest: dict[str, int] = {}
-        pieces = [*self._id_of_piece, *self._id_of_user_defined]
-        for piece in sorted(pieces, key=len):
-            longest.update(dict.fromkeys(piece, len(piece)))
+        for length in sorted(by_length):
+            longest |= dict.fromkeys("".join(by_length[length]), length)
         return longest
+
+
+def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The checkpoint's tokenizer, bounded to the ids that are text; None if it has none."""
+    if checkpoint.vocabulary is None:
+        return None
+    return Tokenizer(checkpoint.vocabulary, checkpoint.config.num_text_tokens)
+
+
+def end_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Every id that ends an answer, by the configuration or by the vocabulary, ascending."""
+    vocabulary = checkpoint.vocabulary
+    by_vocabulary = vocabulary.eos_token_ids if vocabulary else ()
+    return tuple(sorted({*checkpoint.config.eos_token_ids, *by_vocabulary}))
 
 
 def merge_symbols(word: str, rank_of_piece: dict[str, int]) -> list[str]:

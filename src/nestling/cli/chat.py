@@ -12,9 +12,9 @@ from nestling.cli.session import SETTABLE, Session
 from nestling.engine.messages import SamplingParams
 from nestling.errors import InvalidRequestError
 from nestling.llm import LLM
-from nestling.log import show_notices
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model
+from nestling.weights.packed_store import show_notices
 
 app = typer.Typer(add_completion=False)
 

@@ -19,7 +19,8 @@ from nestling.api.app import create_app
 from nestling.api.server import run
 from nestling.api.server import serve as serve_app
 from nestling.chat.files import FileLimits
-from nestling.chat.service import ChatService, ModelIdentity, end_token_ids, open_tokenizer
+from nestling.chat.service import ChatService, ModelIdentity
+from nestling.chat.tokenizer import end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Engine, Model, Threads
 from nestling.engine.config import EngineConfig
 from nestling.engine.remote import ProcessEngine

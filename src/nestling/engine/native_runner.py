@@ -14,7 +14,6 @@ from nestling.model.kv_cache import KVDtype
 from nestling.native.gemma3n import Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.checkpoint import Checkpoint
-from nestling.weights.packed_file import SourceFile
 from nestling.weights.packed_store import load_weights
 from nestling.weights.packing import PackPlan, core_config, core_layers, is_quantized
 
@@ -24,15 +23,9 @@ _SCORE_BLOCK_SIZE = 16
 
 
 class NativeRunner:
-    """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`).
+    """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`)."""
 
-    `sources` are the model's files from before they were opened; without, no packed weights are
-    kept.
-    """
-
-    def __init__(
-        self, checkpoint: Checkpoint, config: EngineConfig, sources: tuple[SourceFile, ...] = ()
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         model = checkpoint.config
         self._config = model
         self._lock = threading.Lock()
@@ -45,8 +38,8 @@ class NativeRunner:
             config.dtype,
             sparse_feed_forward="sparse_feed_forward" not in config.switches_off,
         )
-        folder = Path(config.packed_dir) if config.packed_dir is not None and sources else None
-        weights = load_weights(plan, checkpoint.path, sources, folder)
+        folder = Path(config.packed_dir) if config.packed_dir is not None else None
+        weights = load_weights(plan, checkpoint.path, checkpoint.sources, folder)
         self.kv_dtype = _kv_dtype(config, is_quantized(weights))
         shape = cache_shape(config, model, self.kv_dtype, NATIVE_MAX_ROWS)
         self.num_blocks, self.num_sliding_blocks = num_cache_blocks(config, shape)

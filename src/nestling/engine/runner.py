@@ -20,7 +20,6 @@ from nestling.model.decoder import Decoder
 from nestling.model.kernels import NumpyKernels
 from nestling.model.kv_cache import KVCache, KVDtype
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
-from nestling.weights.packed_store import model_files
 
 Logits = NDArray[np.float32]
 REFERENCE_MAX_ROWS = 64
@@ -150,9 +149,11 @@ class ReferenceRunner:
 
 def load_runner(config: EngineConfig) -> ModelRunner:
     """Load the checkpoint and pack its weights; raises `ModelFileError`, `SettingsError`."""
-    path = Path(config.model)
-    sources = model_files(path)
-    checkpoint = load_checkpoint(path)
+    return make_runner(load_checkpoint(Path(config.model)), config)
+
+
+def make_runner(checkpoint: Checkpoint, config: EngineConfig) -> ModelRunner:
+    """The runner of an opened checkpoint; raises as `load_runner`."""
     if config.engine == "reference":
         return ReferenceRunner(checkpoint, config)
-    return NativeRunner(checkpoint, config, sources)
+    return NativeRunner(checkpoint, config)

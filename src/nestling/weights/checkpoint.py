@@ -19,7 +19,13 @@ from nestling.model.tensors import TensorSource
 from nestling.weights.dequantize import is_supported
 from nestling.weights.gguf_file import MAGIC, GgufFile, read_gguf
 from nestling.weights.gguf_names import rename_all
-from nestling.weights.mapped_file import advise_random, corrupt, map_file
+from nestling.weights.mapped_file import (
+    SourceFile,
+    advise_random,
+    corrupt,
+    map_file,
+    model_files,
+)
 from nestling.weights.safetensors_file import read_safetensors_folder
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
 from nestling.weights.strict_json import read_object
@@ -53,6 +59,8 @@ class Checkpoint:
     """Stored names that were left: towers, the shared layers' k/v, a head that is tied anyway."""
     quantization: str
     """The stored type of most weights, such as "bf16" or "q4_k"."""
+    sources: tuple[SourceFile, ...] = ()
+    """The files of its weights, as they were just before they were opened."""
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -61,11 +69,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises ModelFileError naming file and tensor or key.
     """
     try:
+        sources = model_files(path)
         if path.is_dir():
-            return _load_folder(path)
+            return replace(_load_folder(path), sources=sources)
         if not path.exists():
             raise ModelFileError(path, "does not exist; expected a model folder or a .gguf file")
-        return _load_file(path)
+        return replace(_load_file(path), sources=sources)
     except OSError as error:  # a folder that may not be listed, a link that loops
         raise ModelFileError(path, f"cannot be read: {error.strerror}") from error
 

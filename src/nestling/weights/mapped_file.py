@@ -1,4 +1,4 @@
-"""Read-only maps of model files, and the one wording for files that are not what they claim.
+"""Read-only maps of model files, what tells one file from another, and the one wording for bad ones.
 
 A map costs no memory until its pages are read. It also trusts the file to stay: if someone
 truncates or overwrites it while it is mapped, the next read of a lost page ends the process with
@@ -11,6 +11,7 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,33 @@ from nestling.errors import ModelFileError
 def corrupt(path: Path, reason: str, *, tensor: str | None = None) -> ModelFileError:
     """The error for a file whose bytes contradict its format or each other."""
     return ModelFileError(path, f"corrupt model file: {reason}", tensor=tensor)
+
+
+class SourceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model file as it was at some moment."""
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    """Changes even where somebody sets the time of modification back."""
+
+
+def model_files(model: Path) -> tuple[SourceFile, ...]:
+    """The files that hold a model's weights, as they are now; call it before they are mapped.
+
+    None if one is not to be seen; opening the model then says what is wrong.
+    """
+    try:
+        paths = sorted(model.glob("*.safetensors")) if model.is_dir() else [model]
+        return tuple(_source_file(path.absolute()) for path in paths)
+    except OSError:
+        return ()
+
+
+def _source_file(path: Path) -> SourceFile:
+    status = path.stat()
+    return SourceFile(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:

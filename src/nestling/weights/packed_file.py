@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.native.weights import LAYOUT_VERSION, ColumnMatrix, MappedFile, Matrix, RowMatrix
+from nestling.weights.mapped_file import SourceFile
 from nestling.weights.packing import Packed
 
 MAGIC = b"NSTLPK01"
@@ -39,16 +40,6 @@ _KINDS: dict[str, type[Packed]] = dict(
 
 class PackedFileError(Exception):
     """The file is none of ours, damaged, or holds other weights; it has to be packed anew."""
-
-
-class SourceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model file as it was when its weights were packed."""
-
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-    """Changes even where somebody sets the time of modification back."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,10 +18,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from nestling.weights.mapped_file import SourceFile, model_files
 from nestling.weights.packed_file import (
     Identity,
     PackedFileError,
-    SourceFile,
     open_packed,
     read_sources,
     write_packed,
@@ -40,30 +40,30 @@ _LOCK_NAME = "lock"
 _PROGRESS_S = 2.0
 
 
-def model_files(model: Path) -> tuple[SourceFile, ...]:
-    """The files that hold the model's weights, as they are now; call it before they are mapped.
-
-    None if one is not to be seen; opening the model then says what is wrong.
-    """
-    try:
-        paths = sorted(model.glob("*.safetensors")) if model.is_dir() else [model]
-        return tuple(_source_file(path.absolute()) for path in paths)
-    except OSError:
-        return ()
-
-
 def load_weights(
     plan: PackPlan, model: Path, sources: tuple[SourceFile, ...], folder: Path | None
 ) -> dict[str, Any]:
     """The weights of `native.gemma3n.Gemma3n`: mapped from `folder`, else packed in memory.
 
-    `sources` are `model_files(model)` from before the model was opened.
+    `sources` are `model_files(model)` from before the model was opened; without them nothing is
+    kept.
     """
-    if folder is not None and plan.packed_bytes() >= LEAST_BYTES:
+    if folder is not None and sources and plan.packed_bytes() >= LEAST_BYTES:
         matrices = _Store(plan, model, sources, folder).matrices()
         if matrices is not None:
             return plan.assemble(matrices)
     return plan.assemble(dict(plan.pack()))
+
+
+def show_notices() -> None:
+    """Print what somebody who waits should know (a model is packed) as plain lines on stderr."""
+    room = logging.getLogger(__package__)
+    if not room.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        room.addHandler(handler)
+        room.setLevel(logging.INFO)
+        room.propagate = False
 
 
 class _CannotKeepError(Exception):
@@ -167,11 +167,6 @@ class _Store:
             if is_orphan:
                 logger.info("%s is removed: its model is gone", path)
                 path.unlink(missing_ok=True)
-
-
-def _source_file(path: Path) -> SourceFile:
-    status = path.stat()
-    return SourceFile(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextmanager

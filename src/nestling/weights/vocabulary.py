@@ -6,6 +6,7 @@ are not trusted (Gemma's file has them false for unused tokens), names and types
 becomes ids is `chat/tokenizer.py`'s.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _CONTROL_NAME = re.compile(
     r"<(?:pad|bos|eos|unk|mask|(?:start|end)_of_\w+|\w+_soft_token|unused\d+|special_token_\d+)>"
     r"|\[PAD\d+\]"
 )
+_CONTROL_BEGIN = ("<", "[")
+"""How each of those names begins: most pieces need no search."""
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -101,9 +104,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, object], path: Path) -> Vocabula
         raise ModelFileError(
             path, "tokenizer.ggml.add_space_prefix: expected false as in Gemma, got true"
         )
-    names = [
-        _text(token, i, path) for i, token in enumerate(_array(metadata, "tokens", None, path))
-    ]
+    names = _texts(_array(metadata, "tokens", None, path), path)
     scores = _scores(metadata, len(names), path)
     types = _gguf_types(metadata, names, path)
     pieces = _with_space_mark(names, types)
@@ -246,6 +247,16 @@ def _array(
     return value
 
 
+def _texts(tokens: Sequence[object], path: Path) -> Sequence[str]:
+    """All pieces as text; at once where they are strings, else one by one."""
+    texts = [token for token in tokens if isinstance(token, str)]
+    if len(texts) == len(tokens):
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate, to be named below
+            "".join(texts).encode()
+            return texts
+    return [_text(token, i, path) for i, token in enumerate(tokens)]
+
+
 def _text(token: object, index: int, path: Path) -> str:
     raw = token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token
     try:
@@ -272,14 +283,16 @@ def _scores(metadata: Mapping[str, object], length: int, path: Path) -> NDArray[
 
 def _gguf_types(metadata: Mapping[str, object], names: Sequence[str], path: Path) -> list[int]:
     known = {int(type_): int(type_) for type_ in PieceType} | {_UNUSED: _CONTROL}
-    types = []
-    for i, value in enumerate(_array(metadata, "token_type", len(names), path)):
+    values = _array(metadata, "token_type", len(names), path)
+    for i, value in enumerate(values):
         if not isinstance(value, int) or value not in known:
             raise ModelFileError(
                 path, f"tokenizer.ggml.token_type[{i}]: expected one of 1 to 6, got {value!r}"
             )
-        is_control = known[value] != _UNKNOWN and _CONTROL_NAME.fullmatch(names[i])
-        types.append(_CONTROL if is_control else known[value])
+    types = [known[value] for value in values]  # type: ignore[index]
+    for i, name in enumerate(names):
+        if name[:1] in _CONTROL_BEGIN and types[i] != _UNKNOWN and _CONTROL_NAME.fullmatch(name):
+            types[i] = _CONTROL
     return types
 
 
@@ -349,7 +362,8 @@ def _check_pieces(pieces: tuple[str, ...], types: Sequence[int], path: Path) -> 
     for token_id, (piece, type_) in enumerate(zip(pieces, types, strict=True)):
         if type_ in (_CONTROL, _UNKNOWN):
             continue
-        if (type_ == _BYTE) != bool(_BYTE_NAME.fullmatch(piece)) or not piece:
+        is_byte = piece.startswith("<0x") and _BYTE_NAME.fullmatch(piece) is not None
+        if (type_ == _BYTE) != is_byte or not piece:
             raise ModelFileError(
                 path, f"token {token_id}: {piece!r} cannot be of type {PieceType(type_).name}"
             )
