@@ -503,15 +503,6 @@ def test_a_folder_that_cannot_be_made_is_a_warning(
     assert caplog.text.count("packed weights are not kept: Not a directory") == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_a_warning(
-    model: Path, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder.mkdir(parents=True, mode=0o500)
-    logits(model, folder)
-    assert "Permission denied" in caplog.text
-
-
 def test_a_kept_file_is_read_from_a_read_only_folder(
     model: Path, folder: Path, packs: list[str]
 ) -> None:

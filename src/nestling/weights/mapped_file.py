@@ -1,4 +1,4 @@
-"""Read-only maps of model files, what tells one file from another, and the one wording for bad ones.
+"""Read-only maps of model files, what tells two files apart, and the one wording for bad ones.
 
 A map costs no memory until its pages are read. It also trusts the file to stay: if someone
 truncates or overwrites it while it is mapped, the next read of a lost page ends the process with
