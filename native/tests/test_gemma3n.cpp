@@ -246,8 +246,7 @@ void test_hostile_batches() {
   narrow.blocks_per_sequence = 1;
   CHECK(throws<std::invalid_argument>([&] { model.step(narrow, cache, nullptr); }));
   std::vector<LayerConfig> others = layer_configs();
-  std::swap(others[0], others[1]);
-  for (LayerConfig& layer : others) layer.kv_source_layer = layer.is_sliding ? 1 : 0;
+  others[2].kv_source_layer = 2;
   KvCache other(config(), others, {16, kBlocks, kBlocks, true});
   CHECK(!other.fits(model.config(), model.layers()));
   CHECK(throws<std::invalid_argument>([&] { step(model, other, good); }));

@@ -106,7 +106,7 @@ class KvCache {
   const CacheConfig& config() const { return config_; }
   std::size_t full_block_bytes() const { return pools_[0].block_elements * element_bytes(); }
   std::size_t sliding_block_bytes() const { return pools_[1].block_elements * element_bytes(); }
-  // Whether the cache was made for such a model.
+  // Whether such a model would lay it out in the same way.
   bool fits(const Gemma3nConfig& config, std::span<const LayerConfig> layers) const;
 
  private:
