@@ -20,9 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nestling.engine import native_runner
 from nestling.engine.config import EngineConfig
 from nestling.engine.native_runner import NativeRunner
 from nestling.engine.runner import load_runner
+from nestling.model.names import required_tensors
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import (
     LAYOUT_VERSION,
@@ -43,7 +45,7 @@ from nestling.weights.packed_file import (
     write_packed,
 )
 from nestling.weights.packed_store import load_weights
-from nestling.weights.packing import PackPlan
+from nestling.weights.packing import EMBEDDING_TABLES, PackPlan
 from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_gguf
 
 KINDS: tuple[Any, ...] = (Matrix, RowMatrix, ColumnMatrix)
@@ -523,7 +525,7 @@ LOADER = """
     from nestling.engine.config import EngineConfig
     from nestling.engine.runner import load_runner
     from nestling.weights import packed_store
-    from nestling.weights.packing import PackPlan
+    from nestling.weights.packing import EMBEDDING_TABLES, PackPlan
     packed_store.LEAST_BYTES = 0
     original = PackPlan.pack
     def slow(self):
@@ -600,6 +602,40 @@ def test_a_replaced_file_stays_readable(model: Path, folder: Path) -> None:
     (path,) = packed_files(folder)
     path.unlink()
     np.testing.assert_array_equal(runner.score(TOKENS), before)
+
+
+def _mapped_kib(path: Path) -> int:
+    """How much of the file's maps counts as this process's memory."""
+    total, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            is_ours = line.endswith(str(path))
+        elif first == "Rss:" and is_ours:
+            total += int(rest[0])
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_gathered_rows_of_the_tables_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+    for limit in (10_000, 256):
+        monkeypatch.setattr(native_runner, "_RELEASE_ROWS", limit)
+        model = write_gguf(tmp_path / f"{limit}.gguf", random_weights(3), "F32")
+        config = EngineConfig(model=str(model), num_threads=1, num_blocks=8)
+        runner = load_runner(config)
+        first = runner.score(TOKENS)
+        for _ in range(12):
+            np.testing.assert_array_equal(runner.score(TOKENS), first)
+        held.append(_mapped_kib(model))
+    assert 13 * len(TOKENS) >= 256
+    config_of_tiny = load_checkpoint(model).config
+    shapes = (required_tensors(config_of_tiny)[name] for name in EMBEDDING_TABLES)
+    table_kib = sum(rows * width * 4 for rows, width in shapes) // 1024
+    assert held[0] - held[1] >= table_kib - 16  # whole pages within
+    assert table_kib > 64
 
 
 def test_a_model_without_files_of_its_own_is_packed_in_memory(model: Path, folder: Path) -> None:

@@ -14,12 +14,23 @@ from nestling.model.kv_cache import KVDtype
 from nestling.native.gemma3n import Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.checkpoint import Checkpoint
+from nestling.weights.mapped_file import release
 from nestling.weights.packed_store import load_weights
-from nestling.weights.packing import PackPlan, core_config, core_layers, is_quantized
+from nestling.weights.packing import (
+    EMBEDDING_TABLES,
+    PackPlan,
+    core_config,
+    core_layers,
+    is_quantized,
+)
 
 NATIVE_MAX_ROWS = 512
 """Rows of one step: enough for the weights to be read far less often than they are used."""
 _SCORE_BLOCK_SIZE = 16
+_RELEASE_ROWS = 256
+"""Rows after which the embedding tables' pages are given back. The system maps 64 KiB around each
+row that is gathered, so 4,096 different tokens would hold 0.4 GB of files that are cached anyway.
+"""
 
 
 class NativeRunner:
@@ -53,6 +64,8 @@ class NativeRunner:
             prefill_skip="prefill_skip" not in config.switches_off,
             wide_activations="wide_activations" not in config.switches_off,
         )
+        self._tables = [weights[name][1] for name in EMBEDDING_TABLES]
+        self._num_gathered = 0
         self._cache = self._new_cache(config.block_size, self.num_blocks, self.num_sliding_blocks)
         self.vocab_size = model.vocab_size
         self.num_text_tokens = model.num_text_tokens
@@ -105,7 +118,7 @@ class NativeRunner:
         return logits
 
     def _step(self, batch: ForwardBatch, cache: KvCache, num_logits: int) -> NDArray[np.float32]:
-        return self._core.step(
+        logits = self._core.step(
             cache,
             input_ids=batch.input_ids,
             positions=batch.positions,
@@ -115,6 +128,12 @@ class NativeRunner:
             logit_rows=batch.logit_rows,
             num_logits=num_logits,
         )
+        self._num_gathered += len(batch.input_ids)
+        if self._num_gathered >= _RELEASE_ROWS:
+            self._num_gathered = 0
+            for table in self._tables:
+                release(table)
+        return logits
 
     def _new_cache(self, block_size: int, num_full: int, num_sliding: int) -> KvCache:
         return KvCache(

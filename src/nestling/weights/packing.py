@@ -23,7 +23,7 @@ WeightDtype = Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"]
 PackedFormat = Literal["float32", "float16", "bfloat16", "q8", "q4"]
 
 _HEAD = "embed_tokens.weight"
-_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
+EMBEDDING_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
 # Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
 _NEVER_QUANTIZED = ("altup", "laurel", "per_layer_model_projection")
 # In float32 whatever the rest is: a few numbers that steer all streams.
@@ -67,7 +67,7 @@ class PackPlan:
         sparse = set(_sparse_names(self.config)) if self.sparse_feed_forward else set()
         found: dict[str, tuple[type[Packed], tuple[int, int]]] = {}
         for name, shape in required_tensors(self.config).items():
-            if len(shape) != 2 or name == _TABLES[1] or name.endswith(_VECTORS):
+            if len(shape) != 2 or name == EMBEDDING_TABLES[1] or name.endswith(_VECTORS):
                 continue
             kind: type[Packed] = Matrix
             if name in sparse:
@@ -96,7 +96,7 @@ class PackPlan:
         weights: dict[str, Any] = dict(matrices)
         weights["lm_head.weight"] = weights.pop(_HEAD)
         for name, shape in required_tensors(self.config).items():
-            if name in _TABLES:
+            if name in EMBEDDING_TABLES:
                 dtype_in_file, data, _ = stored(self.tensors, name)
                 weights[name] = (dtype_in_file, data, *shape)
             elif name not in matrices:
