@@ -12,14 +12,19 @@ import asyncio
 import json
 import multiprocessing
 import os
+import secrets
+import sqlite3
 import statistics
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from nestling.accounts.accounts import Accounts
+from nestling.accounts.database import DATABASE_FILE_NAME
 from nestling.accounts.key_records import NewKey
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
@@ -68,6 +73,25 @@ class InstantReply:
         yield ChatDelta(0, " word", "length")
 
 
+def add_keys(path: Path, like: str, count: int) -> None:
+    """Add so many keys like the one with that prefix, in one transaction."""
+    with closing(sqlite3.connect(path, timeout=30)) as database, database:
+        found = database.execute("SELECT * FROM api_key WHERE prefix = ?", (like,))
+        names = [column[0] for column in found.description]
+        row = dict(zip(names, found.fetchone(), strict=True))
+        rows = (
+            {
+                **row,
+                "key_id": uuid.uuid4().hex,
+                "prefix": f"{number:08d}",
+                "key_hash": secrets.token_hex(32),
+            }
+            for number in range(count)
+        )
+        slots = ", ".join(f":{name}" for name in names)
+        database.executemany(f"INSERT INTO api_key VALUES ({slots})", rows)  # noqa: S608
+
+
 async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
     """Serve until killed; sends the URL and one key."""
     configure_logging("error", "json")
@@ -75,9 +99,8 @@ async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
         data_dir=folder, port=0, requests_per_minute=10**9, tokens_per_minute=10**12
     )
     accounts = await Accounts.open(folder, Prices.per_million(0.02, 0.04))
-    secret = ""
-    for _ in range(num_keys):
-        _, secret = await accounts.keys.create(NewKey(name="load"))
+    key, secret = await accounts.keys.create(NewKey(name="load"))
+    add_keys(folder / DATABASE_FILE_NAME, key.prefix, num_keys - 1)
     app = create_app(InstantChat(), accounts, settings, health=lambda: asyncio.sleep(0))
     await serve(app, settings, lambda url: pipe.send((url, secret)))
 

@@ -1,6 +1,7 @@
 """Bodies of megabytes, over a socket: refused in well under a second, while others are served."""
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -9,10 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
+from nestling.accounts.accounts import Accounts
+from nestling.api.app import create_app
 from nestling.api.json_body import parse_json_object
 from nestling.errors import InvalidRequestError
+from nestling.settings import Settings
 
-from .conftest import AUTH, MODEL, FakeChat, chat_body
+from .conftest import AUTH, MODEL, FakeChat, chat_body, healthy, running
+from .helpers import check_error
 
 BIG = {
     "messages": lambda: chat_body(messages=[{"role": "user", "content": "a"}] * 250_000),
@@ -94,3 +99,24 @@ def test_text_that_looks_like_such_numbers(text: str) -> None:
         "b": 1.5,
         "c": 7,
     }
+
+
+@pytest.mark.parametrize(("num_bytes", "code"), [(4096, None), (4099, "string_above_max_length")])
+async def test_bytes_of_a_file(
+    chat: FakeChat, accounts: Accounts, settings: Settings, num_bytes: int, code: str | None
+) -> None:
+    small = settings.model_copy(update={"max_file_bytes": 4096})
+    data = base64.b64encode(b"%PDF-1.4".ljust(num_bytes)).decode()
+    file = {"type": "file", "file": {"file_data": data, "filename": "a.pdf"}}
+    body = chat_body(messages=[{"role": "user", "content": [file]}])
+    async with (
+        running(create_app(chat, accounts, small, healthy), small) as url,
+        httpx.AsyncClient(base_url=url, headers=AUTH) as client,
+    ):
+        response = await client.post("/v1/chat/completions", json=body)
+    if code is None:
+        assert response.status_code == 201
+        return
+    error = check_error(response, 400, code)["error"]
+    assert error["param"] == "messages[0].content[0].file.file_data"
+    assert "4096" in error["message"]
