@@ -87,19 +87,19 @@ class FakePrepared:
         self.usage = ChatUsage(prompt_tokens=7, completion_tokens=0, cached_tokens=2)
 
     async def stream(self) -> AsyncGenerator[ChatDelta, None]:
-        chat = self._chat
+        chat, pieces = self._chat, self._chat.pieces
         try:
             chat.started.set()
-            for i, piece in enumerate(chat.pieces):
+            for i, piece in enumerate(pieces):
                 self._raise_after(i)
                 await asyncio.sleep(chat.delay_s)
                 self.usage = ChatUsage(7, (i + 1) * self.num_choices, 2)
                 for choice in range(self.num_choices):
                     yield ChatDelta(choice, piece, logprobs=self._logprobs(piece))
-            self._raise_after(len(chat.pieces))
+            self._raise_after(len(pieces))
             for choice in range(self.num_choices if chat.finishes else 0):
                 yield ChatDelta(choice, "", "stop", self._logprobs(None))
-            self.usage = ChatUsage(7, len(chat.pieces) * self.num_choices, 2)
+            self.usage = ChatUsage(7, len(pieces) * self.num_choices, 2)
             chat.ended.append("finished")
         except (GeneratorExit, asyncio.CancelledError):
             chat.ended.append("aborted")
