@@ -59,7 +59,7 @@ class Meter:
         self.is_settled = True
         prices = self._ledger.prices
         cost = prices.cost(charge.prompt_tokens, charge.completion_tokens) * charge.succeeded
-        assert cost <= self.most, "more was used than was announced"
+        assert not self.is_reserved or cost <= self.most, "more was used than was reserved"
         self._ledger.forget(self)
         self._ledger.put(Settle(self.inference, charge, cost, self.is_reserved))
         return cost

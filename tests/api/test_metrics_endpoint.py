@@ -1,0 +1,75 @@
+"""GET /metrics over a socket: what Prometheus reads, for a well and for a sick engine."""
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from nestling.accounts.accounts import Accounts
+from nestling.api.app import create_app
+from nestling.engine.messages import Stats
+from nestling.errors import EngineError
+from nestling.settings import Settings
+
+from .conftest import AUTH, FakeChat, chat_body, running
+
+PATH = "/v1/chat/completions"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+async def scrape(client: httpx.AsyncClient) -> Samples:
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset(labels.items())), 0.0)
+
+
+async def test_counts(url: str, chat: FakeChat) -> None:
+    async with httpx.AsyncClient(base_url=url, headers=AUTH) as client:
+        await client.post(PATH, json=chat_body())
+        await client.post(PATH, json=chat_body(stream=True))
+        await client.post(PATH, json=chat_body(temperature=3))
+        chat.error = EngineError("it broke")
+        await client.post(PATH, json=chat_body())
+        await client.get("/nothing/" + "x" * 100)
+        samples = await scrape(client)
+    assert value(samples, "nestling_requests_total", route=PATH, method="POST", status="201") == 2
+    assert value(samples, "nestling_requests_total", route=PATH, method="POST", status="400") == 1
+    assert value(samples, "nestling_requests_total", route=PATH, method="POST", status="500") == 1
+    assert value(samples, "nestling_requests_total", route="none", method="GET", status="404") == 1
+    assert value(samples, "nestling_replies_total", route=PATH, outcome="succeeded") == 2
+    assert value(samples, "nestling_replies_total", route=PATH, outcome="failed") == 1
+    assert value(samples, "nestling_tokens_total", kind="completion") == 6
+    assert value(samples, "nestling_time_to_first_token_seconds_count") == 1
+    assert value(samples, "nestling_requests_in_progress") == 1
+    assert value(samples, "nestling_engine_up") == 1
+    labels = {label for _, pairs in samples for _, label in pairs}
+    assert not any("xxx" in label for label in labels)
+
+
+async def test_sick_engine(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
+    async def sick() -> Stats:
+        raise EngineError("it is gone")
+
+    async with (
+        running(create_app(chat, accounts, settings, sick), settings) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        assert value(await scrape(client), "nestling_engine_up") == 0
+
+
+async def test_elsewhere_it_needs_a_management_key(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    wide = settings.model_copy(update={"host": "192.0.2.1"})
+    transport = httpx.ASGITransport(create_app(chat, accounts, wide, None))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        assert (await client.get("/metrics")).status_code == 401
+        assert (await client.get("/metrics", headers=AUTH)).status_code == 403
+        assert (await client.get("/openapi.json", headers=AUTH)).status_code == 403
