@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 
 @dataclass
 class FakeChat:
-    """Answers `pieces` to every request. `ended` holds "finished" or "aborted" by request."""
+    """Answers `pieces`, at most `max_tokens`. `ended` holds "finished" or "aborted" by request."""
 
     pieces: tuple[str, ...] = ("Hello", " there", " 👋")
     delay_s: float = 0.0
@@ -91,7 +92,7 @@ class FakePrepared:
         pieces = chat.pieces
         try:
             chat.started.set()
-            for i, piece in enumerate(pieces):
+            for i, piece in enumerate(islice(pieces, self._request.max_tokens)):
                 self._raise_after(i)
                 await asyncio.sleep(chat.delay_s)
                 self.usage = ChatUsage(7, (i + 1) * self.num_choices, 2)
@@ -100,7 +101,6 @@ class FakePrepared:
             self._raise_after(len(pieces))
             for choice in range(self.num_choices if chat.finishes else 0):
                 yield ChatDelta(choice, "", "stop", self._logprobs(None))
-            self.usage = ChatUsage(7, len(pieces) * self.num_choices, 2)
             chat.ended.append("finished")
         except (GeneratorExit, asyncio.CancelledError):
             chat.ended.append("aborted")
