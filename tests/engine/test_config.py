@@ -44,3 +44,8 @@ def test_the_reference_takes_nothing_that_it_would_ignore(key: str, value: objec
 
 def test_the_defaults_stand() -> None:
     assert EngineConfig(model="/m").block_size == 16
+
+
+def test_the_reference_has_no_switches() -> None:
+    with pytest.raises(SettingsError, match="switches_off: expected none with engine reference"):
+        EngineConfig(model="m", engine="reference", switches_off=("prefill_skip",))

@@ -13,7 +13,7 @@ from nestling.engine.native_runner import NativeRunner
 from nestling.engine.remote import ProcessEngine
 from nestling.engine.runner import ModelRunner, ReferenceRunner, load_runner
 from nestling.engine.sampler import RequestSampler
-from nestling.errors import InvalidRequestError, ModelFileError
+from nestling.errors import InvalidRequestError, ModelFileError, SettingsError
 from nestling.weights.packing import WeightDtype
 from tests.model.native_decoder import Native
 from tests.model.session import make_decoder, one_shot
@@ -215,3 +215,8 @@ def test_the_reference_engine_scores_and_steps_like_the_native_one(folder: Path)
         run(runner, [Submit("0", [2, 5, 6], params)], arrive_every=0)[0] for runner in runners
     ]
     assert tokens[0] == tokens[1]
+
+
+def test_blocks_hold_whole_key_groups(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="block_size: expected a multiple of 16, got 8"):
+        load_runner(EngineConfig(model=str(folder), block_size=8))

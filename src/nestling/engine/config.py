@@ -94,6 +94,12 @@ class EngineConfig:
                 f"dtype: expected auto or float32 with engine reference, got {self.dtype!r}",
                 param="dtype",
             )
+        if self.switches_off:
+            raise SettingsError(
+                "switches_off: expected none with engine reference, which has no switches, "
+                f"got {', '.join(self.switches_off)}",
+                param="switches_off",
+            )
         if self.num_threads != 0:
             raise SettingsError(
                 "num_threads: expected 0 with engine reference, whose threads are numpy's own, "

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from nestling.engine.cache_size import num_cache_blocks
 from nestling.engine.config import EngineConfig
 from nestling.engine.shape import cache_shape, check_token_ids, num_usable_cores
+from nestling.errors import SettingsError
 from nestling.model.batch import ForwardBatch
 from nestling.model.kv_cache import KVDtype
 from nestling.native.gemma3n import Gemma3n, KvCache
@@ -26,7 +27,9 @@ from nestling.weights.packing import (
 
 NATIVE_MAX_ROWS = 512
 """Rows of one step: enough for the weights to be read far less often than they are used."""
-_SCORE_BLOCK_SIZE = 16
+KEY_GROUP = 16
+"""Positions whose keys lie side by side in the core; blocks hold whole groups."""
+_SCORE_BLOCK_SIZE = KEY_GROUP
 _RELEASE_ROWS = 256
 """Rows after which the embedding tables' pages are given back. The system maps 64 KiB around each
 row that is gathered, so 4,096 different tokens would hold 0.4 GB of files that are cached anyway.
@@ -37,8 +40,12 @@ class NativeRunner:
     """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`)."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        if config.block_size % KEY_GROUP != 0:
+            raise SettingsError(
+                f"block_size: expected a multiple of {KEY_GROUP}, got {config.block_size}",
+                param="block_size",
+            )
         model = checkpoint.config
-        self._config = model
         self._lock = threading.Lock()
         """The core computes one batch at a time."""
         pool = ThreadPool(config.num_threads or num_usable_cores())
