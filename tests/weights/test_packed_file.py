@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import mmap
 import os
 import subprocess
 import sys
@@ -24,7 +25,6 @@ from nestling.engine import native_runner
 from nestling.engine.config import EngineConfig
 from nestling.engine.native_runner import NativeRunner
 from nestling.engine.runner import load_runner
-from nestling.model.names import required_tensors
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import (
     LAYOUT_VERSION,
@@ -45,7 +45,7 @@ from nestling.weights.packed_file import (
     write_packed,
 )
 from nestling.weights.packed_store import load_weights
-from nestling.weights.packing import EMBEDDING_TABLES, PackPlan
+from nestling.weights.packing import PackPlan
 from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_gguf
 
 KINDS: tuple[Any, ...] = (Matrix, RowMatrix, ColumnMatrix)
@@ -604,38 +604,31 @@ def test_a_replaced_file_stays_readable(model: Path, folder: Path) -> None:
     np.testing.assert_array_equal(runner.score(TOKENS), before)
 
 
-def _mapped_kib(path: Path) -> int:
-    """How much of the file's maps counts as this process's memory."""
-    total, is_ours = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first, *rest = line.split()
-        if not first.endswith(":"):
-            is_ours = line.endswith(str(path))
-        elif first == "Rss:" and is_ours:
-            total += int(rest[0])
-    return total
+def _num_resident_pages(part: np.ndarray[Any, Any]) -> int:
+    """Of the whole pages within an array, those that this process holds: bit 63 of its page map."""
+    size = mmap.PAGESIZE
+    begin = -(-part.ctypes.data // size)
+    end = (part.ctypes.data + part.nbytes) // size
+    with Path("/proc/self/pagemap").open("rb") as pages:
+        pages.seek(8 * begin)
+        entries = np.frombuffer(pages.read(8 * (end - begin)), np.uint64)
+    assert len(entries) > 4
+    return int(np.count_nonzero(entries >> np.uint64(63)))
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="needs Linux")
 def test_gathered_rows_of_the_tables_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = []
-    for limit in (10_000, 256):
-        monkeypatch.setattr(native_runner, "_RELEASE_ROWS", limit)
-        model = write_gguf(tmp_path / f"{limit}.gguf", random_weights(3), "F32")
-        config = EngineConfig(model=str(model), num_threads=1, num_blocks=8)
-        runner = load_runner(config)
-        first = runner.score(TOKENS)
-        for _ in range(12):
-            np.testing.assert_array_equal(runner.score(TOKENS), first)
-        held.append(_mapped_kib(model))
-    assert 13 * len(TOKENS) >= 256
-    config_of_tiny = load_checkpoint(model).config
-    shapes = (required_tensors(config_of_tiny)[name] for name in EMBEDDING_TABLES)
-    table_kib = sum(rows * width * 4 for rows, width in shapes) // 1024
-    assert held[0] - held[1] >= table_kib // 4  # the system may map what lies around a page
-    assert table_kib > 64
+    """All pages at the step that reaches the bound, none before it."""
+    monkeypatch.setattr(native_runner, "_RELEASE_ROWS", 3 * len(TOKENS))
+    model = write_gguf(tmp_path / "m.gguf", random_weights(3), "F32")
+    runner = load_runner(EngineConfig(model=str(model), num_threads=1, num_blocks=8))
+    first = runner.score(TOKENS)
+    for num_scored in range(2, 7):
+        np.testing.assert_array_equal(runner.score(TOKENS), first)
+        held = [_num_resident_pages(table) for table in runner._tables]
+        assert (held == [0, 0]) == (num_scored % 3 == 0), (num_scored, held)
 
 
 def test_a_model_without_files_of_its_own_is_packed_in_memory(model: Path, folder: Path) -> None:
