@@ -780,51 +780,45 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
     return ws_.live_marks.data() + row * ws_.marks_stride;
   };
   const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
+  const bool decodes = num_rows_ >= kRowsToDecodeFor;
   pool_.parallel_for(num_chunks, kUpChunks, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = 0; row < num_rows_; ++row) {
       const std::size_t at = row * ws_.ffn_in.padded_in;
       const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + at,
                      ws_.ffn_in.is_wide ? ws_.dot_low_bytes.data() + at : nullptr,
                      ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups};
-      const std::uint32_t* indices = ws_.live_indices.data() + row * index_stride;
-      float* values = ws_.gate.row(row);
-      for (std::size_t i = marks(row)[begin]; i < marks(row)[end]; ++i) {
-        values[i] *= kernels_.dot_row(*w.up_rows, indices[i], x);
-      }
+      const std::size_t from = marks(row)[begin];
+      const std::size_t count = marks(row)[end] - from;
+      const std::size_t num_known = decodes ? count : ws_.num_live[row] - from;
+      kernels_.times_dots(*w.up_rows, x, ws_.live_indices.data() + row * index_stride + from, count,
+                          num_known, ws_.gate.row(row) + from);
     }
   });
-  const bool decodes = num_rows_ >= kRowsToDecodeFor;
   const std::size_t slice = decodes ? kDecodedWidth : kSlice;
   const std::size_t padded_out = w.down_columns->padded_out();
   pool_.parallel_for(
       (padded_out + slice - 1) / slice, 1, [&](std::size_t piece, std::size_t, std::size_t thread) {
         const std::size_t begin = piece * slice;
         const std::size_t end = std::min(begin + slice, padded_out);
-        if (!decodes) {
-          for (std::size_t row = 0; row < num_rows_; ++row) {
-            kernels_.sparse_down({.weight = w.down_columns.get(),
-                                  .indices = ws_.live_indices.data() + row * index_stride,
-                                  .values = ws_.gate.row(row),
-                                  .num_live = ws_.num_live[row],
-                                  .begin = begin,
-                                  .end = end,
-                                  .out = ws_.ffn_out.row(row)});
-          }
-          return;
-        }
         float* const decoded = ws_.thread_scratch[thread].data();
         LiveRow* const rows = ws_.thread_live_rows[thread].data();
         for (std::size_t chunk = 0; chunk < num_chunks; chunk += kDecodedChunks) {
           const std::size_t next = std::min(chunk + kDecodedChunks, num_chunks);
           const std::size_t first = chunk * kChunk;
-          kernels_.decode_columns(*w.down_columns, first, std::min(next * kChunk, size), begin, end,
-                                  decoded);
           for (std::size_t row = 0; row < num_rows_; ++row) {
             const std::size_t from = marks(row)[chunk];
-            rows[row] = {ws_.live_indices.data() + row * index_stride + from,
-                         ws_.gate.row(row) + from, marks(row)[next] - from,
-                         ws_.ffn_out.row(row) + begin};
+            rows[row] = {.indices = ws_.live_indices.data() + row * index_stride + from,
+                         .values = ws_.gate.row(row) + from,
+                         .count = marks(row)[next] - from,
+                         .num_known = ws_.num_live[row] - from,
+                         .out = ws_.ffn_out.row(row) + begin};
           }
+          if (!decodes) {
+            kernels_.add_columns(*w.down_columns, begin, end, rows, num_rows_);
+            continue;
+          }
+          kernels_.decode_columns(*w.down_columns, first, std::min(next * kChunk, size), begin, end,
+                                  decoded);
           kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
         }
       });

@@ -9,6 +9,29 @@ namespace nestling {
 
 namespace {
 
+// Of 32 values of a row or column, without their scale.
+constexpr std::size_t bytes_per_group(Format format) {
+  switch (format) {
+    case Format::kFloat32:
+      return 128;
+    case Format::kFloat16:
+    case Format::kBfloat16:
+      return 64;
+    case Format::kQ4:
+      return 16;
+    case Format::kQ8:
+      return 32;
+  }
+  return 0;
+}
+
+template <class V>
+inline void prefetch_bytes(const void* from, std::size_t num_bytes) {
+  for (std::size_t at = 0; at < num_bytes; at += 64) {
+    V::prefetch(static_cast<const std::uint8_t*>(from) + at);
+  }
+}
+
 template <class V, class Weight>
 inline float float_dot(const Weight* w, const float* x, std::size_t n) {
   using F32 = typename V::F32;
@@ -107,7 +130,7 @@ inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRo
 }
 
 template <class V>
-float dot_row_kernel(const RowMatrix& weight, std::size_t row, const DotRow& x) {
+inline float dot_row(const RowMatrix& weight, std::size_t row, const DotRow& x) {
   const std::size_t n = weight.padded_in();
   switch (weight.format()) {
     case Format::kFloat32:
@@ -124,6 +147,28 @@ float dot_row_kernel(const RowMatrix& weight, std::size_t row, const DotRow& x) 
                                     : quantized_dot<V, false, false>(weight, row, x);
   }
   return 0.0f;
+}
+
+template <class V>
+inline void prefetch_row(const RowMatrix& weight, std::size_t row) {
+  const std::size_t num_groups = weight.padded_in() / kGroup;
+  const std::size_t row_bytes = num_groups * bytes_per_group(weight.format());
+  prefetch_bytes<V>(weight.values<std::uint8_t>() + row * row_bytes, row_bytes);
+  if (!is_quantized(weight.format())) return;
+  const std::size_t scale_bytes = num_groups * sizeof(std::uint16_t);
+  prefetch_bytes<V>(weight.scales() + row * num_groups, scale_bytes);
+  if (weight.has_min()) prefetch_bytes<V>(weight.mins() + row * num_groups, scale_bytes);
+}
+
+constexpr std::size_t kRowsAhead = 2;
+
+template <class V>
+void times_dots_kernel(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
+                       std::size_t count, std::size_t num_known, float* values) {
+  for (std::size_t n = 0; n < count; ++n) {
+    if (n + kRowsAhead < num_known) prefetch_row<V>(weight, indices[n + kRowsAhead]);
+    values[n] *= dot_row<V>(weight, indices[n], x);
+  }
 }
 
 // Outputs [begin, begin + 32) of a column, in float32.
@@ -190,18 +235,34 @@ inline void with_column_reader(const ColumnMatrix& weight, const F& f) {
   }
 }
 
-// The parts of all live columns in outputs [begin, begin + 32 * kPairs).
+// The cache lines of a column's outputs [begin, end), and of their scales.
+template <class V>
+inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std::size_t begin,
+                            std::size_t end) {
+  const std::size_t bytes = bytes_per_group(weight.format());
+  prefetch_bytes<V>(weight.values<std::uint8_t>() +
+                        (column * weight.padded_out() + begin) / kGroup * bytes,
+                    (end - begin) / kGroup * bytes);
+  if (!is_quantized(weight.format())) return;
+  const std::size_t plane = column / kGroup * weight.padded_out() + begin;
+  prefetch_bytes<V>(weight.scales() + plane, (end - begin) * sizeof(std::uint16_t));
+  if (weight.has_min()) {
+    prefetch_bytes<V>(weight.mins() + plane, (end - begin) * sizeof(std::uint16_t));
+  }
+}
+
+// The parts of a row's live columns in outputs [begin, begin + 32 * kPairs).
 template <class V, int kPairs, class Read>
-inline void add_columns(const SparseDownTask& task, std::size_t begin, const Read& read) {
+inline void add_columns(const ColumnMatrix& weight, const LiveRow& live, std::size_t begin,
+                        float* out, const Read& read) {
   using F32 = typename V::F32;
   F32 sums[2 * kPairs];
-  float* out = task.out + begin;
   for (int i = 0; i < 2 * kPairs; ++i) sums[i] = F32::load(out + 16 * i);
-  for (std::size_t n = 0; n < task.num_live; ++n) {
-    const F32 value = F32::all(task.values[n]);
+  for (std::size_t n = 0; n < live.count; ++n) {
+    const F32 value = F32::all(live.values[n]);
     for (int i = 0; i < kPairs; ++i) {
       const ColumnPair<V> w =
-          read(*task.weight, task.indices[n], begin + 32 * static_cast<std::size_t>(i));
+          read(weight, live.indices[n], begin + 32 * static_cast<std::size_t>(i));
       sums[2 * i] = V::fma(value, w.first, sums[2 * i]);
       sums[2 * i + 1] = V::fma(value, w.second, sums[2 * i + 1]);
     }
@@ -209,12 +270,25 @@ inline void add_columns(const SparseDownTask& task, std::size_t begin, const Rea
   for (int i = 0; i < 2 * kPairs; ++i) sums[i].store(out + 16 * i);
 }
 
+// Columns lie anywhere in memory, so each is asked for while those before it are added.
+constexpr std::size_t kColumnsAhead = 16;
+
 template <class V>
-void sparse_down_kernel(const SparseDownTask& task) {
-  with_column_reader<V>(*task.weight, [&](const auto& read) {
-    std::size_t begin = task.begin;
-    for (; begin + 128 <= task.end; begin += 128) add_columns<V, 4>(task, begin, read);
-    for (; begin < task.end; begin += 32) add_columns<V, 1>(task, begin, read);
+void add_columns_kernel(const ColumnMatrix& weight, std::size_t begin, std::size_t end,
+                        const LiveRow* rows, std::size_t num_rows) {
+  with_column_reader<V>(weight, [&](const auto& read) {
+    for (std::size_t row = 0; row < num_rows; ++row) {
+      const LiveRow& live = rows[row];
+      for (std::size_t n = 0; n < live.count; ++n) {
+        const std::size_t next = n + kColumnsAhead;
+        if (next < live.num_known) prefetch_column<V>(weight, live.indices[next], begin, end);
+      }
+      std::size_t i = begin;
+      for (; i + 128 <= end; i += 128) {
+        add_columns<V, 4>(weight, live, i, live.out + i - begin, read);
+      }
+      for (; i < end; i += 32) add_columns<V, 1>(weight, live, i, live.out + i - begin, read);
+    }
   });
 }
 

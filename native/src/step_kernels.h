@@ -62,17 +62,6 @@ struct DotRow {
   const float* scaled_sums;      // [padded_in / 32]
 };
 
-// out[d] += sum over live neurons n of values[n] * column indices[n], for outputs [begin, end).
-struct SparseDownTask {
-  const ColumnMatrix* weight;
-  const std::uint32_t* indices;  // ascending
-  const float* values;
-  std::size_t num_live;
-  std::size_t begin;  // multiples of 32
-  std::size_t end;
-  float* out;  // [padded_out]
-};
-
 // Columns [first, ...) of a ColumnMatrix in float32, a range of outputs of each.
 struct DecodedColumns {
   const float* values;  // [column - first][width]
@@ -80,11 +69,12 @@ struct DecodedColumns {
   std::size_t width;  // multiple of 32
 };
 
-// What a row has alive among them, and its outputs.
+// What a row has alive among some columns, and its outputs.
 struct LiveRow {
-  const std::uint32_t* indices;
+  const std::uint32_t* indices;  // ascending
   const float* values;
   std::size_t count;
+  std::size_t num_known;  // indices that may be read, at least count: those after will be needed soon
   float* out;
 };
 
@@ -129,10 +119,16 @@ struct StepKernels {
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
                        std::int8_t* low_bytes, float* scales, float* scaled_sums);
 
-  float (*dot_row)(const RowMatrix& weight, std::size_t row, const DotRow& x);
-  void (*sparse_down)(const SparseDownTask&);
+  // values[n] *= x . row indices[n], n < count; indices up to num_known may be read, whose rows
+  // will be needed soon.
+  void (*times_dots)(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
+                     std::size_t count, std::size_t num_known, float* values);
+  // out[d - begin] += sum over n of values[n] * column indices[n], outputs [begin, end), both
+  // multiples of 32.
+  void (*add_columns)(const ColumnMatrix& weight, std::size_t begin, std::size_t end,
+                      const LiveRow* rows, std::size_t num_rows);
   // The same in two parts, for many rows: columns [first, last), outputs [begin, end) to float32;
-  // then out += values[n] * column indices[n]. Both ways give the same bits.
+  // then their sums. Both ways give the same bits.
   void (*decode_columns)(const ColumnMatrix& weight, std::size_t first, std::size_t last,
                          std::size_t begin, std::size_t end, float* out);
   void (*add_decoded)(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows);

@@ -249,8 +249,9 @@ void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width wid
                        .low_bytes = low_bytes,
                        .scales = scales.data(),
                        .scaled_sums = sums.data()};
-      std::vector<float> results;
-      for (std::size_t i = 0; i < 3; ++i) results.push_back(table.dot_row(weight, i, row));
+      const std::uint32_t rows[] = {0, 1, 2};
+      std::vector<float> results(3, 1.0f);
+      table.times_dots(weight, row, rows, 3, 3, results.data());
       results.insert(results.end(), bytes.begin(), bytes.end());
       results.insert(results.end(), low.begin(), low.end());
       results.insert(results.end(), scales.begin(), scales.end());
@@ -273,8 +274,8 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
   const std::vector<float> start = floats(padded, numbers);
   const auto sparse = [&](const StepKernels& table) {
     std::vector<float> result = start;
-    table.sparse_down(
-        {&weight, indices.data(), values.data(), indices.size(), 0, padded, result.data()});
+    const LiveRow row{indices.data(), values.data(), indices.size(), indices.size(), result.data()};
+    table.add_columns(weight, 0, padded, &row, 1);
     return result;
   };
   const auto decoded = [&](const StepKernels& table) {
@@ -283,7 +284,8 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
       const std::size_t width = std::min<std::size_t>(64, padded - begin);
       std::vector<float> columns(num_columns * width, 7.0f);
       table.decode_columns(weight, 0, num_columns, begin, begin + width, columns.data());
-      const LiveRow row{indices.data(), values.data(), indices.size(), &result[begin]};
+      const LiveRow row{indices.data(), values.data(), indices.size(), indices.size(),
+                        &result[begin]};
       table.add_decoded({columns.data(), 0, width}, &row, 1);
     }
     return result;
