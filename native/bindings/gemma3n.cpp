@@ -123,6 +123,7 @@ LayerWeights layer_of(const WeightReader& read, const std::string& at) {
   w.down_proj = read.matrix<Matrix>(at + "mlp.down_proj.weight");
   w.up_rows = read.matrix<RowMatrix>(at + "mlp.up_proj.weight");
   w.down_columns = read.matrix<ColumnMatrix>(at + "mlp.down_proj.weight");
+  w.gate_rows = read.matrix<RowMatrix>(at + "mlp.gate_rows.weight");
   w.per_layer_input_gate = read.matrix<Matrix>(at + "per_layer_input_gate.weight");
   w.per_layer_projection = read.matrix<Matrix>(at + "per_layer_projection.weight");
   w.input_layernorm = read.vector(at + "input_layernorm.weight");
@@ -243,6 +244,7 @@ nb::dict times(const Model& self) {
   out["num_logit_rows"] = t.num_logit_rows;
   out["num_live_neurons"] = t.num_live_neurons;
   out["num_sparse_neurons"] = t.num_sparse_neurons;
+  out["num_refined_neurons"] = t.num_refined_neurons;
   out["weight_bytes"] = t.weight_bytes;
   return out;
 }
@@ -256,6 +258,7 @@ void make_cache(KvCache* self, const Model& model, std::size_t block_size,
 }  // namespace
 
 void bind_gemma3n(nb::module_& module) {
+  module.attr("WIDE_LAYERS") = kWideLayers;
   nb::class_<Model>(module, "Gemma3n")
       .def("__init__", &make_model, "config"_a, "layers"_a, "weights"_a, nb::kw_only(),
            "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "wide_activations"_a, "pool"_a,

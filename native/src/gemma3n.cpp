@@ -62,6 +62,11 @@ void check_layer(const Gemma3nConfig& c, const LayerConfig& layer, const LayerWe
     require(layer.std_multiplier.has_value(), "up_proj: rows in a dense layer");
     require_matrix(w.up_rows, layer.intermediate_size, hidden, "up_proj");
     require_matrix(w.down_columns, hidden, layer.intermediate_size, "down_proj");
+    if (w.gate_rows != nullptr) {
+      require_matrix(w.gate_rows, layer.intermediate_size, hidden, "gate_rows");
+      require(is_quantized(w.gate_rows->format()) && is_quantized(w.gate_proj->format()),
+              "gate_rows: expected with quantised gates only");
+    }
   } else {
     require_matrix(w.up_proj, layer.intermediate_size, hidden, "up_proj");
     require_matrix(w.down_proj, hidden, layer.intermediate_size, "down_proj");
@@ -237,6 +242,14 @@ double Gemma3n::weight_bytes_per_token() const {
                           ? static_cast<double>(times_.num_live_neurons) /
                                 static_cast<double>(times_.num_sparse_neurons)
                           : 0.05;
+  double num_near = 0;  // neurons that could have been refined
+  for (const LayerWeights& w : weights_.layers) {
+    if (w.gate_rows == nullptr) continue;
+    num_near += static_cast<double>(times_.num_rows) * static_cast<double>(w.gate_rows->num_rows());
+  }
+  const double near =
+      times_.num_refined_neurons > 0 ? static_cast<double>(times_.num_refined_neurons) / num_near
+                                     : live;
   for (const LayerWeights& w : weights_.layers) {
     for (const auto* matrix :
          {&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj, &w.laurel_left, &w.laurel_right, &w.gate_proj,
@@ -245,6 +258,7 @@ double Gemma3n::weight_bytes_per_token() const {
     }
     if (w.up_rows != nullptr) {
       bytes += live * static_cast<double>(w.up_rows->num_bytes() + w.down_columns->num_bytes());
+      if (w.gate_rows != nullptr) bytes += near * static_cast<double>(w.gate_rows->num_bytes());
     }
   }
   return bytes;

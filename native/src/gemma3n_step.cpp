@@ -18,16 +18,14 @@ namespace nestling {
 namespace {
 
 constexpr float kLeastMeanSquare = 1e-5f;  // the floor of AltUp's magnitudes, HF's
-constexpr std::size_t kChunk = 64;         // neurons between two marks in a row's living ones
-constexpr std::size_t kUpChunks = 4;       // whose rows of up_proj stay in the L2 cache
-constexpr std::size_t kDecodedWidth = 64;  // outputs of some chunks that stay in the L2 cache
-constexpr std::size_t kDecodedChunks = 4;
+constexpr std::size_t kChunk = 256;        // neurons whose rows of up_proj stay in the L2 cache
+constexpr std::size_t kDecodedWidth = 64;  // outputs of a chunk that stay there in float32
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
 constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
 constexpr std::size_t kHeadTiles = 16;
-// In the first layers, which all others build upon, the inputs of attention and of the gate are
-// wide: on random 25-layer models that lowers the divergence from float32 by eight times.
-constexpr std::size_t kWideLayers = 5;
+// Neurons whose gate is this much of a standard deviation below the cutoff may live after all. The
+// rounding of activations to bytes moves a gate by 0.006 deviations, if they are Gaussian.
+constexpr float kNearCutoff = 0.125f;
 
 using Clock = std::chrono::steady_clock;
 
@@ -107,8 +105,10 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
     up = Outputs(rows, intermediate);
     live_indices = Array<std::uint32_t>(rows * (gate.stride + kTile));
     num_live.resize(rows);
+    cutoff.resize(rows);
     marks_stride = (intermediate + kChunk - 1) / kChunk + 1;
     live_marks = Array<std::uint32_t>(rows * marks_stride);
+    live_counts = Array<std::uint32_t>(rows * marks_stride);
     dot_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
     dot_low_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
     dot_scales = Array<float>(rows * (ffn_in.padded_in / kGroup));
@@ -138,7 +138,7 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   const std::size_t num_vectors = attention_rows * num_queries;
   const std::size_t scratch = std::max(
       attention_scratch(num_vectors, head, max_model_len),
-      std::max(2 * kFeedForwardRows * kHeadTiles * kTile, kDecodedChunks * kChunk * kDecodedWidth));
+      std::max(2 * kFeedForwardRows * kHeadTiles * kTile, kChunk * kDecodedWidth));
   for (std::size_t i = 0; i < num_threads; ++i) {
     thread_scratch.emplace_back(scratch);
     thread_live_rows.emplace_back(has_sparse ? rows : 0);
@@ -190,6 +190,9 @@ class Gemma3n::Step {
   void feed_forward(std::size_t layer);
   void dense_feed_forward(const LayerWeights& w);
   void sparse_feed_forward(std::size_t layer);
+  void select_neurons(std::size_t layer);
+  void compute_neurons(std::size_t layer);
+  void add_columns(std::size_t layer);
   void dense_after_gate(std::size_t layer);
   void finish(std::size_t layer);
   void correct_row(std::size_t layer, std::size_t row);
@@ -215,6 +218,16 @@ class Gemma3n::Step {
     return streams.row(row) + index * hidden_;
   }
   std::size_t tiles_at_once(std::size_t num_tiles) const;
+  bool refines(const LayerWeights& w) const { return is_wide_ && w.gate_rows != nullptr; }
+  // Living neurons of a row in ascending order, and their values.
+  std::uint32_t* live_indices(std::size_t row) const {
+    return ws_.live_indices.data() + row * (ws_.gate.stride + kTile);
+  }
+  float* live_values(std::size_t row) const { return ws_.gate.row(row); }
+  // Where those of each chunk of neurons begin among them.
+  std::uint32_t* marks(std::size_t row) const {
+    return ws_.live_marks.data() + row * ws_.marks_stride;
+  }
 
   Gemma3n& model_;
   const Gemma3nConfig& c_;
@@ -228,6 +241,7 @@ class Gemma3n::Step {
   const std::size_t hidden_;
   const std::size_t num_streams_;
   std::size_t num_rows_;
+  bool is_wide_ = false;  // the layer's activations
 };
 
 void Gemma3n::step(const StepBatch& batch, KvCache& cache, float* logits, const OnLayer& on_layer) {
@@ -438,9 +452,10 @@ void Gemma3n::Step::fill_rope() {
 // AltUp's prediction, the heads; keys and values into the cache.
 void Gemma3n::Step::enter(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  for (Activations* inputs : {&ws_.normed, &ws_.attended, &ws_.ffn_in}) {
-    inputs->is_wide = model_.switches_.wide_activations && layer < kWideLayers;
-  }
+  is_wide_ = model_.switches_.wide_activations && layer < kWideLayers;
+  ws_.normed.is_wide = is_wide_;
+  ws_.attended.is_wide = is_wide_;
+  ws_.ffn_in.is_wide = is_wide_ && !refines(w);
   {
     const PartTimer timer(times_.altup);
     for_rows([&](std::size_t row) { enter_row(layer, row); });
@@ -678,12 +693,12 @@ void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
                       inverse_rms(kernels_.sum_squares(hidden, hidden_), c_.hidden_size),
                       w.pre_feedforward_layernorm.data(), hidden_);
   if (any_quantized({w.gate_proj.get(), w.up_proj.get()})) quantize(ws_.ffn_in, row);
-  if (w.up_rows != nullptr && is_quantized(w.up_rows->format())) {
+  if (w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()))) {
     const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
     kernels_.quantize_dot(
         ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.ffn_in.padded_in,
         ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
-        ws_.ffn_in.is_wide ? ws_.dot_low_bytes.data() + row * ws_.ffn_in.padded_in : nullptr,
+        is_wide_ ? ws_.dot_low_bytes.data() + row * ws_.ffn_in.padded_in : nullptr,
         ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
   }
 }
@@ -745,98 +760,140 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
 // The gate is computed whole; then only neurons above the row's cutoff.
 void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  const std::size_t size = model_.layers_[layer].intermediate_size;
-  const float multiplier = *model_.layers_[layer].std_multiplier;
-  const std::size_t num_tiles = w.gate_proj->num_tiles();
-  const std::size_t index_stride = ws_.gate.stride + kTile;
   products({{w.gate_proj.get(), &ws_.ffn_in, &ws_.gate}});
-  for_rows([&](std::size_t row) {
-    float* gate = ws_.gate.row(row);
-    const float mean = kernels_.sum(gate, num_tiles * kTile) / static_cast<float>(size);
-    const float variance =
-        kernels_.sum_squared_distances(gate, size, mean) / static_cast<float>(size);
-    ws_.num_live[row] = kernels_.select_live(gate, size, mean + multiplier * std::sqrt(variance),
-                                             ws_.live_indices.data() + row * index_stride, gate);
-    std::memset(ws_.ffn_out.row(row), 0, ws_.ffn_out.stride * sizeof(float));
-  });
+  select_neurons(layer);
+  if (w.up_rows == nullptr) {
+    dense_after_gate(layer);
+  } else {
+    compute_neurons(layer);
+    add_columns(layer);
+  }
   std::size_t num_live = 0;
   for (std::size_t row = 0; row < num_rows_; ++row) num_live += ws_.num_live[row];
+  const std::size_t size = model_.layers_[layer].intermediate_size;
   times_.num_live_neurons += num_live;
   times_.num_sparse_neurons += num_rows_ * size;
-  if (w.up_rows == nullptr) return dense_after_gate(layer);
-
-  const std::size_t num_chunks = (size + kChunk - 1) / kChunk;
-  // Marks: where a row's living neurons of chunk c begin.
-  for_rows([&](std::size_t row) {
-    const std::uint32_t* indices = ws_.live_indices.data() + row * index_stride;
-    std::uint32_t* marks = ws_.live_marks.data() + row * ws_.marks_stride;
-    std::uint32_t next = 0;
-    for (std::size_t chunk = 0; chunk <= num_chunks; ++chunk) {
-      while (next < ws_.num_live[row] && indices[next] < chunk * kChunk) ++next;
-      marks[chunk] = next;
-    }
-  });
-  const auto marks = [&](std::size_t row) {
-    return ws_.live_marks.data() + row * ws_.marks_stride;
-  };
-  const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
-  const bool decodes = num_rows_ >= kRowsToDecodeFor;
-  pool_.parallel_for(num_chunks, kUpChunks, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = 0; row < num_rows_; ++row) {
-      const std::size_t at = row * ws_.ffn_in.padded_in;
-      const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + at,
-                     ws_.ffn_in.is_wide ? ws_.dot_low_bytes.data() + at : nullptr,
-                     ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups};
-      const std::size_t from = marks(row)[begin];
-      const std::size_t count = marks(row)[end] - from;
-      const std::size_t num_known = decodes ? count : ws_.num_live[row] - from;
-      kernels_.times_dots(*w.up_rows, x, ws_.live_indices.data() + row * index_stride + from, count,
-                          num_known, ws_.gate.row(row) + from);
-    }
-  });
-  const std::size_t slice = decodes ? kDecodedWidth : kSlice;
-  const std::size_t padded_out = w.down_columns->padded_out();
-  pool_.parallel_for(
-      (padded_out + slice - 1) / slice, 1, [&](std::size_t piece, std::size_t, std::size_t thread) {
-        const std::size_t begin = piece * slice;
-        const std::size_t end = std::min(begin + slice, padded_out);
-        float* const decoded = ws_.thread_scratch[thread].data();
-        LiveRow* const rows = ws_.thread_live_rows[thread].data();
-        for (std::size_t chunk = 0; chunk < num_chunks; chunk += kDecodedChunks) {
-          const std::size_t next = std::min(chunk + kDecodedChunks, num_chunks);
-          const std::size_t first = chunk * kChunk;
-          for (std::size_t row = 0; row < num_rows_; ++row) {
-            const std::size_t from = marks(row)[chunk];
-            rows[row] = {.indices = ws_.live_indices.data() + row * index_stride + from,
-                         .values = ws_.gate.row(row) + from,
-                         .count = marks(row)[next] - from,
-                         .num_known = ws_.num_live[row] - from,
-                         .out = ws_.ffn_out.row(row) + begin};
-          }
-          if (!decodes) {
-            kernels_.add_columns(*w.down_columns, begin, end, rows, num_rows_);
-            continue;
-          }
-          kernels_.decode_columns(*w.down_columns, first, std::min(next * kChunk, size), begin, end,
-                                  decoded);
-          kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
-        }
-      });
+  if (w.up_rows == nullptr) return;
   times_.weight_bytes += (w.up_rows->num_bytes() + w.down_columns->num_bytes()) *
                          std::min<std::size_t>(num_live, size) / size;
+}
+
+// Neurons above the cutoff, or so near below it that a better gate may lift them.
+void Gemma3n::Step::select_neurons(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  const std::size_t size = model_.layers_[layer].intermediate_size;
+  const float multiplier = *model_.layers_[layer].std_multiplier;
+  const float margin = refines(w) ? kNearCutoff : 0.0f;
+  for_rows([&](std::size_t row) {
+    float* gate = ws_.gate.row(row);
+    const float mean =
+        kernels_.sum(gate, w.gate_proj->num_tiles() * kTile) / static_cast<float>(size);
+    const float deviation =
+        std::sqrt(kernels_.sum_squared_distances(gate, size, mean) / static_cast<float>(size));
+    ws_.cutoff[row] = mean + multiplier * deviation;
+    ws_.num_live[row] = kernels_.select_above(gate, size, ws_.cutoff[row] - margin * deviation,
+                                              live_indices(row), live_values(row));
+    std::memset(ws_.ffn_out.row(row), 0, ws_.ffn_out.stride * sizeof(float));
+    if (w.up_rows == nullptr) return;
+    std::uint32_t next = 0;
+    for (std::size_t chunk = 0; chunk + 1 < ws_.marks_stride; ++chunk) {
+      while (next < ws_.num_live[row] && live_indices(row)[next] < chunk * kChunk) ++next;
+      marks(row)[chunk] = next;
+    }
+    marks(row)[ws_.marks_stride - 1] = static_cast<std::uint32_t>(ws_.num_live[row]);
+  });
+}
+
+// gelu(gate - cutoff) * up of the selected neurons, those that turn out dead left out.
+void Gemma3n::Step::compute_neurons(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  const std::size_t num_chunks = ws_.marks_stride - 1;
+  const std::size_t padded_in = ws_.ffn_in.padded_in;
+  const std::size_t groups = padded_in / kGroup;
+  pool_.parallel_for(num_chunks, 1, [&](std::size_t chunk, std::size_t, std::size_t thread) {
+    float* const dots = ws_.thread_scratch[thread].data();
+    for (std::size_t row = 0; row < num_rows_; ++row) {
+      const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + row * padded_in,
+                     is_wide_ ? ws_.dot_low_bytes.data() + row * padded_in : nullptr,
+                     ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups};
+      const std::size_t from = marks(row)[chunk];
+      const std::size_t count = marks(row)[chunk + 1] - from;
+      std::uint32_t* const indices = live_indices(row) + from;
+      float* const values = live_values(row) + from;
+      if (refines(w)) kernels_.row_dots(*w.gate_rows, x, indices, count, values);
+      const std::size_t num_live = kernels_.keep_live(indices, values, count, ws_.cutoff[row]);
+      kernels_.row_dots(*w.up_rows, x, indices, num_live, dots);
+      for (std::size_t i = 0; i < num_live; ++i) values[i] *= dots[i];
+      ws_.live_counts.data()[row * ws_.marks_stride + chunk] = static_cast<std::uint32_t>(num_live);
+    }
+  });
+  if (!refines(w)) return;
+  for (std::size_t row = 0; row < num_rows_; ++row) {
+    times_.num_refined_neurons += ws_.num_live[row];
+  }
+  for_rows([&](std::size_t row) {
+    std::uint32_t num_live = 0;
+    for (std::size_t chunk = 0; chunk < num_chunks; ++chunk) {
+      const std::size_t count = ws_.live_counts.data()[row * ws_.marks_stride + chunk];
+      const std::size_t from = marks(row)[chunk];
+      std::memmove(live_indices(row) + num_live, live_indices(row) + from,
+                   count * sizeof(std::uint32_t));
+      std::memmove(live_values(row) + num_live, live_values(row) + from, count * sizeof(float));
+      marks(row)[chunk] = num_live;
+      num_live += static_cast<std::uint32_t>(count);
+    }
+    marks(row)[num_chunks] = num_live;
+    ws_.num_live[row] = num_live;
+  });
+}
+
+// down: each living neuron's column, times its value.
+void Gemma3n::Step::add_columns(std::size_t layer) {
+  const ColumnMatrix& down = *w_.layers[layer].down_columns;
+  const std::size_t size = model_.layers_[layer].intermediate_size;
+  const std::size_t num_chunks = ws_.marks_stride - 1;
+  const bool decodes = num_rows_ >= kRowsToDecodeFor;
+  const std::size_t slice = decodes ? kDecodedWidth : kSlice;
+  const std::size_t num_pieces = (down.padded_out() + slice - 1) / slice;
+  pool_.parallel_for(num_pieces, 1, [&](std::size_t piece, std::size_t, std::size_t thread) {
+    const std::size_t begin = piece * slice;
+    const std::size_t end = std::min(begin + slice, down.padded_out());
+    float* const decoded = ws_.thread_scratch[thread].data();
+    LiveRow* const rows = ws_.thread_live_rows[thread].data();
+    for (std::size_t chunk = 0; chunk < num_chunks; ++chunk) {
+      for (std::size_t row = 0; row < num_rows_; ++row) {
+        const std::size_t from = marks(row)[chunk];
+        rows[row] = {.indices = live_indices(row) + from,
+                     .values = live_values(row) + from,
+                     .count = marks(row)[chunk + 1] - from,
+                     .num_known = ws_.num_live[row] - from,
+                     .out = ws_.ffn_out.row(row) + begin};
+      }
+      if (!decodes) {
+        kernels_.add_columns(down, begin, end, rows, num_rows_);
+        continue;
+      }
+      const std::size_t first = chunk * kChunk;
+      const std::size_t last = std::min(first + kChunk, size);
+      if (first >= last) break;  // a layer narrower than the widest
+      kernels_.decode_columns(down, first, last, begin, end, decoded);
+      kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
+    }
+  });
 }
 
 // The sparse layer computed densely: dead neurons are zeros like any other value.
 void Gemma3n::Step::dense_after_gate(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
   const std::size_t size = model_.layers_[layer].intermediate_size;
-  const std::size_t index_stride = ws_.gate.stride + kTile;
   const bool to_bytes = is_quantized(w.down_proj->format());
   products({{w.up_proj.get(), &ws_.ffn_in, &ws_.up}});
   for_rows([&](std::size_t row) {
     float* up = ws_.up.row(row);
-    const std::uint32_t* indices = ws_.live_indices.data() + row * index_stride;
-    const float* values = ws_.gate.row(row);
+    const std::uint32_t* indices = live_indices(row);
+    const float* values = live_values(row);
+    ws_.num_live[row] = kernels_.keep_live(live_indices(row), live_values(row), ws_.num_live[row],
+                                           ws_.cutoff[row]);
     std::size_t next = 0;
     for (std::size_t i = 0; i < size; ++i) {
       const bool is_live = next < ws_.num_live[row] && indices[next] == i;

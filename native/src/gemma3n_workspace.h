@@ -96,7 +96,9 @@ struct Gemma3n::Workspace {
   Outputs up;                         // of sparse layers that are computed densely
   Array<std::uint32_t> live_indices;  // [row][gate.stride + 16]
   std::vector<std::size_t> num_live;  // [row]
-  Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see sparse_feed_forward
+  std::vector<float> cutoff;          // [row]
+  Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see Step::marks
+  Array<std::uint32_t> live_counts;   // [row][chunk of neurons], once the dead ones are left out
   std::size_t marks_stride = 0;
   Array<std::int8_t> dot_bytes;  // [row][padded_in of hidden]
   Array<std::int8_t> dot_low_bytes;

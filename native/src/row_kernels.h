@@ -179,22 +179,36 @@ void to_float16_kernel(const float* x, std::size_t n, std::uint16_t* out) {
   for (std::size_t k = 0; k < n; k += 16) V::F32::load(x + k).store_float16(out + k);
 }
 
-// The living neurons of a gate row: those above the cutoff, by ascending index, with the gelu of
-// what they are above it. `values` has room for size + 16 and may be the row itself.
 template <class V>
-std::size_t select_live_kernel(const float* gate, std::size_t size, float cutoff,
-                               std::uint32_t* indices, float* values) {
+std::size_t select_above_kernel(const float* x, std::size_t size, float bound,
+                                std::uint32_t* indices, float* values) {
+  std::size_t count = 0;
+  for (std::size_t k = 0; k < size; ++k) {
+    const float value = x[k];
+    indices[count] = static_cast<std::uint32_t>(k);
+    values[count] = value;
+    count += value > bound ? 1 : 0;
+  }
+  return count;
+}
+
+template <class V>
+std::size_t keep_live_kernel(std::uint32_t* indices, float* values, std::size_t count,
+                             float cutoff) {
   using F32 = typename V::F32;
   std::size_t num_live = 0;
-  for (std::size_t k = 0; k < size; ++k) {
-    const float above = gate[k] - cutoff;
-    indices[num_live] = static_cast<std::uint32_t>(k);
+  for (std::size_t k = 0; k < count; ++k) {
+    const float above = values[k] - cutoff;
+    indices[num_live] = indices[k];
     values[num_live] = above;
     num_live += above > 0.0f ? 1 : 0;
   }
-  for (std::size_t k = 0; k < num_live; k += 16) {
-    gelu_lanes<V>(F32::load(values + k)).store(values + k);
-  }
+  std::size_t k = 0;
+  for (; k + 16 <= num_live; k += 16) gelu_lanes<V>(F32::load(values + k)).store(values + k);
+  float rest[16] = {};
+  for (std::size_t i = 0; k + i < num_live; ++i) rest[i] = values[k + i];
+  gelu_lanes<V>(F32::load(rest)).store(rest);
+  for (std::size_t i = 0; k + i < num_live; ++i) values[k + i] = rest[i];
   return num_live;
 }
 

@@ -163,11 +163,12 @@ inline void prefetch_row(const RowMatrix& weight, std::size_t row) {
 constexpr std::size_t kRowsAhead = 2;
 
 template <class V>
-void times_dots_kernel(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
-                       std::size_t count, std::size_t num_known, float* values) {
+void row_dots_kernel(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
+                     std::size_t count, float* dots) {
+  for (std::size_t n = 0; n < kRowsAhead && n < count; ++n) prefetch_row<V>(weight, indices[n]);
   for (std::size_t n = 0; n < count; ++n) {
-    if (n + kRowsAhead < num_known) prefetch_row<V>(weight, indices[n + kRowsAhead]);
-    values[n] *= dot_row<V>(weight, indices[n], x);
+    if (n + kRowsAhead < count) prefetch_row<V>(weight, indices[n + kRowsAhead]);
+    dots[n] = dot_row<V>(weight, indices[n], x);
   }
 }
 

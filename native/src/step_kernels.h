@@ -17,7 +17,7 @@ namespace nestling {
 constexpr std::size_t kPanelRows = 4;
 
 // Activations are rounded to bytes in groups of 32: x = scale * byte. Where that would cost too
-// much (see kWideLayers in gemma3n_step.cpp) they are wide: x = scale * (kWideStep * byte + low
+// much (see kWideLayers in gemma3n.h) they are wide: x = scale * (kWideStep * byte + low
 // byte), as good as 16 bits, at twice the multiplications.
 constexpr std::int32_t kWideStep = 254;
 
@@ -119,10 +119,9 @@ struct StepKernels {
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
                        std::int8_t* low_bytes, float* scales, float* scaled_sums);
 
-  // values[n] *= x . row indices[n], n < count; indices up to num_known may be read, whose rows
-  // will be needed soon.
-  void (*times_dots)(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
-                     std::size_t count, std::size_t num_known, float* values);
+  // dots[n] = x . row indices[n], n < count
+  void (*row_dots)(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
+                   std::size_t count, float* dots);
   // out[d - begin] += sum over n of values[n] * column indices[n], outputs [begin, end), both
   // multiples of 32.
   void (*add_columns)(const ColumnMatrix& weight, std::size_t begin, std::size_t end,
@@ -150,10 +149,12 @@ struct StepKernels {
   // RoPE on x [2 * half]
   void (*rotate)(float* x, const float* cos, const float* sin, std::size_t half);
   void (*to_float16)(const float* x, std::size_t n, std::uint16_t* out);
-  // Indices of x > cutoff and gelu(x - cutoff); returns their number. `values` may be x itself;
-  // both have room for size + 16.
-  std::size_t (*select_live)(const float* x, std::size_t size, float cutoff, std::uint32_t* indices,
-                             float* values);
+  // Indices of x > bound and those x; returns their number. `values` may be x itself; both have
+  // room for size + 1.
+  std::size_t (*select_above)(const float* x, std::size_t size, float bound, std::uint32_t* indices,
+                              float* values);
+  // Of those, in place, the ones above the cutoff, with gelu(value - cutoff); returns their number.
+  std::size_t (*keep_live)(std::uint32_t* indices, float* values, std::size_t count, float cutoff);
   // x = gelu(x) * y
   void (*gelu_times)(float* x, const float* y, std::size_t n);
   // x = cap * tanh(x / cap)

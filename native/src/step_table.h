@@ -16,7 +16,7 @@ constexpr StepKernels step_table() {
           .linear = linear_kernel<V>,
           .quantize = quantize_kernel<V>,
           .quantize_dot = quantize_dot_kernel<V>,
-          .times_dots = times_dots_kernel<V>,
+          .row_dots = row_dots_kernel<V>,
           .add_columns = add_columns_kernel<V>,
           .decode_columns = decode_columns_kernel<V>,
           .add_decoded = add_decoded_kernel<V>,
@@ -29,7 +29,8 @@ constexpr StepKernels step_table() {
           .add_normed = add_normed_kernel<V>,
           .rotate = rotate_kernel<V>,
           .to_float16 = to_float16_kernel<V>,
-          .select_live = select_live_kernel<V>,
+          .select_above = select_above_kernel<V>,
+          .keep_live = keep_live_kernel<V>,
           .gelu_times = gelu_times_kernel<V>,
           .soft_cap = soft_cap_kernel<V>};
 }

@@ -250,8 +250,8 @@ void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width wid
                        .scales = scales.data(),
                        .scaled_sums = sums.data()};
       const std::uint32_t rows[] = {0, 1, 2};
-      std::vector<float> results(3, 1.0f);
-      table.times_dots(weight, row, rows, 3, 3, results.data());
+      std::vector<float> results(3, kNaN);
+      table.row_dots(weight, row, rows, 3, results.data());
       results.insert(results.end(), bytes.begin(), bytes.end());
       results.insert(results.end(), low.begin(), low.end());
       results.insert(results.end(), scales.begin(), scales.end());
@@ -429,7 +429,10 @@ void test_functions(const Tables& tables, std::size_t n, Numbers numbers) {
         std::vector<std::uint32_t> indices(size + 16);
         std::vector<float> values(size + 16);
         const std::size_t count =
-            table.select_live(x.data(), size, cutoff, indices.data(), values.data());
+            table.keep_live(indices.data(), values.data(),
+                            table.select_above(x.data(), size, cutoff - 0.5f, indices.data(),
+                                               values.data()),
+                            cutoff);
         values.resize(count);
         values.insert(values.end(), indices.begin(),
                       indices.begin() + static_cast<std::ptrdiff_t>(count));

@@ -52,12 +52,17 @@ struct LayerConfig {
   std::optional<float> std_multiplier;  // of the sparse activation; none: dense
 };
 
+// In the first layers, which all others build upon, activations may be wide (16 bits in place of 8):
+// on random 25-layer models that lowers the divergence from float32 by eight times.
+inline constexpr std::size_t kWideLayers = 5;
+
 struct LayerWeights {
   Shared<Matrix> q_proj, k_proj, v_proj, o_proj;  // k and v are null in layers that share
   Shared<Matrix> laurel_left, laurel_right;
   Shared<Matrix> gate_proj;
   Shared<Matrix> up_proj, down_proj;  // dense, or
   Shared<RowMatrix> up_rows;          // sparse
+  Shared<RowMatrix> gate_rows;        // or null; gate_proj again, for the neurons near the cutoff
   Shared<ColumnMatrix> down_columns;
   Shared<Matrix> per_layer_input_gate, per_layer_projection;
   Vector input_layernorm, post_attention_layernorm, pre_feedforward_layernorm;
@@ -146,6 +151,7 @@ struct StepTimes {
   double per_layer_inputs = 0, head = 0, total = 0;
   std::uint64_t num_steps = 0, num_rows = 0, num_logit_rows = 0;
   std::uint64_t num_live_neurons = 0, num_sparse_neurons = 0;  // of the sparse layers
+  std::uint64_t num_refined_neurons = 0;                       // gates computed again, wide
   std::uint64_t weight_bytes = 0;                              // read, each matrix once a step
 };
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.names import required_tensors
 from nestling.model.tensors import TensorSource
-from nestling.native.gemma3n import LayerShape
+from nestling.native.gemma3n import WIDE_LAYERS, LayerShape
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import ColumnMatrix, Matrix, RowMatrix
 from nestling.weights.mapped_file import release
@@ -24,6 +24,7 @@ PackedFormat = Literal["float32", "float16", "bfloat16", "q8", "q4"]
 
 _HEAD = "embed_tokens.weight"
 EMBEDDING_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
+_GATE, _GATE_ROWS = "mlp.gate_proj.weight", "mlp.gate_rows.weight"
 # Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
 _NEVER_QUANTIZED = ("altup", "laurel", "per_layer_model_projection")
 # In float32 whatever the rest is: a few numbers that steer all streams.
@@ -53,7 +54,8 @@ class PackPlan:
 
     `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
     "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
-    by neuron unless `sparse_feed_forward` is off.
+    by neuron unless `sparse_feed_forward` is off, and so are quantised gates of the first layers,
+    once more, for the neurons near the cutoff.
     """
 
     config: Gemma3nTextConfig
@@ -65,6 +67,7 @@ class PackPlan:
     def matrices(self) -> dict[str, tuple[type[Packed], tuple[int, int]]]:
         """By checkpoint name: the arrangement and the shape [out, in] of every packed matrix."""
         sparse = set(_sparse_names(self.config)) if self.sparse_feed_forward else set()
+        refined = dict(_gate_names(self.config)) if self.sparse_feed_forward else {}
         found: dict[str, tuple[type[Packed], tuple[int, int]]] = {}
         for name, shape in required_tensors(self.config).items():
             if len(shape) != 2 or name == EMBEDDING_TABLES[1] or name.endswith(_VECTORS):
@@ -73,20 +76,30 @@ class PackPlan:
             if name in sparse:
                 kind = RowMatrix if "up_proj" in name else ColumnMatrix
             found[name] = (kind, shape)
+            if name in refined and self._is_quantized(name):
+                found[refined[name]] = (RowMatrix, shape)
         return found
+
+    def _stored(self, name: str) -> Stored:
+        return stored(self.tensors, name.replace(_GATE_ROWS, _GATE))
+
+    def _is_quantized(self, name: str) -> bool:
+        if self.dtype != "auto":
+            return self.dtype in ("q8", "q4")
+        return self._stored(name)[0] not in ("F32", "F16", "BF16")
 
     def packed_bytes(self) -> int:
         """About how many bytes the packed matrices take, rather too many."""
         total = 0.0
         for name, (_, shape) in self.matrices().items():
-            dtype_in_file, _, _ = stored(self.tensors, name)
+            dtype_in_file, _, _ = self._stored(name)
             total += shape[0] * shape[1] * _packed_bits(dtype_in_file, self.dtype) / 8
         return int(total)
 
     def pack(self) -> Iterator[tuple[str, Packed]]:
         """Packs one matrix after another; only what the caller keeps stays in memory."""
         for name, (kind, shape) in self.matrices().items():
-            dtype_in_file, data, _ = stored(self.tensors, name)
+            dtype_in_file, data, _ = self._stored(name)
             packed_format = _format(name, dtype_in_file, data, self.dtype)
             yield name, kind.pack(data, dtype_in_file, shape[1], self.pool, packed_format)
             release(data)
@@ -158,6 +171,13 @@ def _sparse_names(config: Gemma3nTextConfig) -> Iterator[str]:
         if config.activation_std_multiplier(i) is not None:
             yield f"layers.{i}.mlp.up_proj.weight"
             yield f"layers.{i}.mlp.down_proj.weight"
+
+
+def _gate_names(config: Gemma3nTextConfig) -> Iterator[tuple[str, str]]:
+    """The gates that are packed twice, and the names of the second."""
+    for i in range(min(WIDE_LAYERS, config.num_hidden_layers)):
+        if config.activation_std_multiplier(i) is not None:
+            yield f"layers.{i}.{_GATE}", f"layers.{i}.{_GATE_ROWS}"
 
 
 def _packed_bits(dtype_in_file: str, dtype: WeightDtype) -> float:
