@@ -130,6 +130,17 @@ struct Avx512 {
                      _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(values.v)));
   }
 
+  static std::size_t store_above(F32 numbers, float bound, std::uint32_t first,
+                                 std::uint32_t* indices, float* values) {
+    const __mmask16 mask = _mm512_cmp_ps_mask(numbers.v, _mm512_set1_ps(bound), _CMP_GT_OQ);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i numbered = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first)));
+    // Compressed in registers: stores that do so themselves are slow on some processors.
+    _mm512_storeu_si512(indices, _mm512_maskz_compress_epi32(mask, numbered));
+    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, numbers.v));
+    return static_cast<std::size_t>(__builtin_popcount(mask));
+  }
+
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
   }

@@ -256,20 +256,26 @@ inline GroupScale quantize_group(const float* x, std::int8_t* bytes, std::int8_t
   const F32 halves[2] = {F32::load(x), F32::load(x + 16)};
   const float largest = V::max(V::abs(halves[0]), V::abs(halves[1])).largest();
   const F32 inverse = F32::all(largest >= kLeastMagnitude ? 127.0f / largest : 0.0f);
+  // Bytes are read again as they were stored, 16 at once, or the load would wait for the store.
+  const auto to_float = [](const std::int8_t* from) {
+    return V::I32::widen_signed_bytes(from).to_float();
+  };
+  F32 sums = F32::zero();
+  F32 low_sums = F32::zero();
   for (std::size_t i = 0; i < 2; ++i) {
     const F32 steps = halves[i] * inverse;
     V::store_bytes(steps, bytes + 16 * i);
+    const F32 rounded = to_float(bytes + 16 * i);
+    sums = sums + rounded;
     if (low == nullptr) continue;
-    const F32 rest = steps - V::I32::widen_signed_bytes(bytes + 16 * i).to_float();
-    V::store_bytes(rest * F32::all(static_cast<float>(kWideStep)), low + 16 * i);
+    V::store_bytes((steps - rounded) * F32::all(static_cast<float>(kWideStep)), low + 16 * i);
+    low_sums = low_sums + to_float(low + 16 * i);
   }
-  std::int32_t sum = 0;
-  for (std::size_t i = 0; i < kGroup; ++i) sum += bytes[i];
+  auto sum = static_cast<std::int32_t>(sums.total());
   float scale = largest / 127.0f;
   if (low != nullptr) {
     scale /= static_cast<float>(kWideStep);
-    sum *= kWideStep;
-    for (std::size_t i = 0; i < kGroup; ++i) sum += low[i];
+    sum = sum * kWideStep + static_cast<std::int32_t>(low_sums.total());
   }
   return {scale, scale * static_cast<float>(sum), -8 * sum, -V::kByteBias * sum};
 }

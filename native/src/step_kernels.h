@@ -150,7 +150,7 @@ struct StepKernels {
   void (*rotate)(float* x, const float* cos, const float* sin, std::size_t half);
   void (*to_float16)(const float* x, std::size_t n, std::uint16_t* out);
   // Indices of x > bound and those x; returns their number. `values` may be x itself; both have
-  // room for size + 1.
+  // room for size + 16.
   std::size_t (*select_above)(const float* x, std::size_t size, float bound, std::uint32_t* indices,
                               float* values);
   // Of those, in place, the ones above the cutoff, with gelu(value - cutoff); returns their number.
