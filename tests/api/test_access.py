@@ -201,6 +201,19 @@ async def test_preflight_needs_no_key(client: httpx.AsyncClient) -> None:
     assert "access-control-allow-credentials" not in response.headers
 
 
+@pytest.mark.parametrize("origin", [{}, {"origin": "https://app.example"}], ids=["none", "one"])
+async def test_preflight_has_the_headers_of_every_answer(
+    client: httpx.AsyncClient, origin: dict[str, str]
+) -> None:
+    headers = {**origin, "x-client-request-id": "mine"}
+    response = await client.options(PATH, headers=headers)
+    assert response.headers["x-inference-id"] == response.headers["x-request-id"]
+    assert response.headers["x-client-request-id"] == "mine"
+    assert int(response.headers["openai-processing-ms"]) >= 0
+    text = (await client.get("/metrics")).text
+    assert 'nestling_requests_total{method="OPTIONS",route="none",status="204"} 1.0' in text
+
+
 async def test_cors_on_answers_and_errors(client: httpx.AsyncClient, chat: FakeChat) -> None:
     chat.prepare_error = RuntimeError()
     for headers, status in ((AUTH, 500), ({}, 401)):

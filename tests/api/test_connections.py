@@ -304,6 +304,41 @@ async def test_refused_head_shows_nothing_to_other_origins(
     assert b"access-control" not in answer
 
 
+BROKEN_BODY = "Transfer-Encoding: chunked\r\n\r\nno number\r\n"
+
+
+async def test_a_refusal_has_the_headers_of_every_answer(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    """Also one that the parser makes, when the head of the request is known."""
+    ours = settings.model_copy(update={"cors_origins": ("https://a.example",)})
+    answers = []
+    async with running(create_app(chat, accounts, ours, healthy), ours) as url:
+        for origin in ("https://a.example", "https://b.example"):
+            lines = ["POST /v1/models/a%20b?c HTTP/1.1", "Host: localhost", f"Origin: {origin}"]
+            head = "\r\n".join([*lines, "X-Client-Request-Id: mine", BROKEN_BODY])
+            answers.append(await exchange(url, head.encode()))
+    read, unread = (answer.lower() for answer in answers)
+    for answer in (read, unread):
+        assert answer.startswith(b"http/1.1 400 ")
+        for name in (b"date", b"x-request-id", b"x-inference-id", b"openai-processing-ms"):
+            assert b"\r\n" + name + b": " in answer
+        assert b"openai-version: 2020-10-01\r\n" in answer
+        assert b"x-content-type-options: nosniff\r\n" in answer
+        assert b"x-client-request-id: mine\r\n" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["path"] == "/v1/models/a b"
+    assert b"access-control-allow-origin: https://a.example\r\n" in read
+    assert b"access-control-expose-headers: x-request-id" in read
+    assert b"access-control" not in unread
+
+
+async def test_a_refusal_says_nothing_of_the_request_before(url: str) -> None:
+    first = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Client-Request-Id: mine\r\n\r\n"
+    answer = await exchange(url, first + b"NONSENSE\r\n\r\n")
+    assert answer.count(b"x-client-request-id: mine") == answer.count(b"HTTP/1.1 200 ")
+    assert b'"path":""' in answer
+
+
 def deaf_connection(url: str) -> socket.socket:
     """A client that takes next to nothing into its own buffers."""
     host, port = url.removeprefix("http://").split(":")

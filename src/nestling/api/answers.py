@@ -18,16 +18,16 @@ async def send_body(
     send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None
 ) -> None:
     """Send a whole JSON answer, which nobody keeps unless `headers` allow it."""
-    given = {**NO_STORE, **(headers or {})}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _json_headers(body)]
-    raw += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in given.items()]
+    given = {**json_headers(body), **NO_STORE, **(headers or {})}
+    raw = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 
 
-def _json_headers(body: bytes) -> tuple[tuple[str, str], ...]:
-    return (
-        ("content-type", "application/json"),
-        ("content-length", str(len(body))),
-        ("x-content-type-options", "nosniff"),
-    )
+def json_headers(body: bytes) -> dict[str, str]:
+    """Return the headers that say what a body is."""
+    return {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-content-type-options": "nosniff",
+    }
