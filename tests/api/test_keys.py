@@ -136,6 +136,8 @@ def test_refused(
         ({"disabled": True}, "unknown_parameter"),
         ({"expires_at": "2030-01-01"}, "invalid_value"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "invalid_value"),
+        ({"expires_at": "9999-12-31T23:59:59-01:00"}, "invalid_value"),
+        ({"expires_at": "0001-01-01T00:00:00+01:00"}, "invalid_value"),
     ],
     ids=str,
 )

@@ -179,9 +179,11 @@ def _read_file_data(name: str, value: Any, limits: MessageLimits) -> bytes:
     try:
         data = base64.b64decode(encoded.encode("ascii"), validate=True)
     except ValueError:
-        raise invalid(f"Invalid '{name}': expected base64.", name, "invalid_value") from None
+        message = f"Invalid '{name}': expected base64, but got '{encoded[:20]}...'."
+        raise invalid(message, name, "invalid_value") from None
     if b"%PDF-" not in data[:1024]:
-        raise invalid(f"Invalid '{name}': expected a PDF.", name, "invalid_file")
+        message = f"Invalid '{name}': expected a PDF, but its bytes begin with {data[:8]!r}."
+        raise invalid(message, name, "invalid_file")
     return data
 
 
