@@ -149,6 +149,24 @@ async def test_head_too_large(chat: FakeChat, accounts: Accounts, settings: Sett
     assert b'"code":"headers_too_large"' in answer
 
 
+@pytest.mark.parametrize("num_headers", [1, 300])
+async def test_head_too_large_in_one_piece(
+    chat: FakeChat, accounts: Accounts, settings: Settings, num_headers: int
+) -> None:
+    """A head that arrives whole, a kept connection before it and a body behind it."""
+    strict = settings.model_copy(update={"max_header_bytes": 4096})
+    first = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    lines = b"X-A: " + b"y" * (6000 // num_headers) + b"\r\n"
+    head = b"POST /livez HTTP/1.1\r\nHost: localhost\r\n" + lines * num_headers
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
+        answer = await exchange(url, first + head + b"Content-Length: 2\r\n\r\n{}")
+        small = await exchange(url, first + first.replace(b"\r\n\r\n", CLOSE + b"z" * 3000 + END))
+    assert answer.count(b"HTTP/1.1 431 ") == 1
+    assert b'"code":"headers_too_large"' in answer
+    assert small.count(b"HTTP/1.1 200 ") == 2
+
+
+CLOSE, END = b"\r\nConnection: close\r\nX-A: ", b"\r\n\r\n"
 RUDE = [
     b"\x16\x03\x01\x02\x00",
     b"NONSENSE\r\n\r\n",

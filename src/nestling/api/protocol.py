@@ -43,6 +43,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Start the clock for the first request's head."""
         super().connection_made(transport)
         self._num_head_bytes = 0
+        self._num_header_bytes = 0
         self._is_in_head = True
         self._is_refused = False
         self._is_upgrade = False
@@ -101,6 +102,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_URL_BYTES:
             self._refuse(414, f"The address is too long: expected at most {MAX_URL_BYTES} bytes.")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header, up to a bound: a head may come in one piece, with a body behind it."""
+        super().on_header(name, value)
+        self._num_header_bytes += len(name) + len(value) + len(b": \r\n")
+        if len(self.url) + self._num_header_bytes > self.settings.max_header_bytes:
+            self._refuse(431, "The head of the request is too large.")
+
     def on_message_begin(self) -> None:
         """Restart the clock: a request begins on a kept connection."""
         super().on_message_begin()
@@ -108,6 +116,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._began_at = time.perf_counter()
         self._is_in_head = True
         self._num_head_bytes = 0
+        self._num_header_bytes = 0
         self._restart(self.settings.header_timeout_s, self._on_slow_head)
 
     def on_headers_complete(self) -> None:
