@@ -235,3 +235,4 @@ async def test_cors_with_listed_origins(
         no = await client.options(PATH, headers={"origin": "https://b.example"})
     assert yes.headers["access-control-allow-origin"] == "https://a.example"
     assert "access-control-allow-origin" not in no.headers
+    assert (yes.headers["vary"], no.headers["vary"].split(", ")[-1]) == ("origin", "origin")

@@ -81,10 +81,11 @@ class CorsMiddleware:
         marks = cors_headers(Headers(scope=scope), self._settings)
 
         async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start" and marks:
+            if message["type"] == "http.response.start":
                 marked = MutableHeaders(scope=message)
                 marked.update(marks)
-                marked.add_vary_header("origin")
+                if "*" not in self._settings.cors_origins:
+                    marked.add_vary_header("origin")
             await send(message)
 
         await self._app(scope, receive, send_marked)

@@ -253,8 +253,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Return what lets a page read the refusal, also one whose origin did not arrive."""
         if "origin" not in headers and "*" in self.settings.cors_origins:
             headers = Headers({"origin": "null"})
-        marks = cors_headers(headers, self.settings)
-        return marks | ({"vary": "origin"} if marks else {})
+        return cors_headers(headers, self.settings)
 
 
 def protocol_class(settings: Settings) -> type[GuardedProtocol]:
