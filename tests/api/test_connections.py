@@ -140,6 +140,13 @@ async def test_announced_length_too_large_is_refused_at_once(url: str) -> None:
     assert (await exchange(url, data)).startswith(b"HTTP/1.1 413 ")
 
 
+async def test_two_content_types_are_refused(url: str) -> None:
+    data = request_bytes(chat_body(), "Content-Type: text/plain", "Connection: close")
+    answer = await exchange(url, data)
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b'"code":"unsupported_media_type"' in answer
+
+
 async def test_head_too_large(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     strict = settings.model_copy(update={"max_header_bytes": 8192})
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"y" * 2**20

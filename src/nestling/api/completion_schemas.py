@@ -28,6 +28,7 @@ from nestling.api.schemas import (
     read_include_usage,
     read_sampling,
     refuse_unsupported,
+    unknown_stream_options,
 )
 from nestling.chat.request import CompletionRequest
 from nestling.errors import ContextLengthExceededError
@@ -88,7 +89,10 @@ def read_completion_body(
         request=request,
         stream=values.get("stream", False),
         include_usage=read_include_usage(values.get("stream_options")),
-        unknown=tuple(name for name in given if name not in KNOWN_COMPLETION_FIELDS),
+        unknown=(
+            *(name for name in given if name not in KNOWN_COMPLETION_FIELDS),
+            *unknown_stream_options(given),
+        ),
     )
 
 

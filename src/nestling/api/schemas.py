@@ -26,7 +26,7 @@ from nestling.api.fields import (
     wrong_type,
 )
 from nestling.api.json_body import json_type
-from nestling.api.message_fields import MessageLimits, read_messages
+from nestling.api.message_fields import MessageLimits, read_messages, unknown_message_fields
 from nestling.chat.request import ChatRequest, CompletionRequest
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
@@ -141,7 +141,11 @@ def read_chat_body(
         request=request,
         stream=shaped.get("stream", False),
         include_usage=read_include_usage(shaped.get("stream_options")),
-        unknown=tuple(name for name in given if name not in KNOWN_FIELDS),
+        unknown=(
+            *(name for name in given if name not in KNOWN_FIELDS),
+            *sorted(unknown_message_fields(given["messages"])),
+            *unknown_stream_options(given),
+        ),
     )
 
 
@@ -257,6 +261,12 @@ def _read_top_logprobs(value: int, logprobs: bool) -> int:
         message = "Invalid 'top_logprobs': it needs 'logprobs' to be true."
         raise invalid(message, "top_logprobs", "invalid_value")
     return value
+
+
+def unknown_stream_options(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names in `stream_options` that are ignored."""
+    names = given.get("stream_options", {}).keys() - {"include_usage"}
+    return tuple(sorted(f"stream_options.{name}" for name in names))
 
 
 def read_include_usage(options: Mapping[str, Any] | None) -> bool:
