@@ -147,14 +147,6 @@ async def test_health(chat: FakeChat, accounts: Accounts, settings: Settings) ->
         check_error(await client.get("/readyz"), 503, "engine_error")
 
 
-async def test_draining(app: Starlette, client: httpx.AsyncClient) -> None:
-    assert (await client.get("/readyz")).status_code == 200
-    app.state.lifecycle.drain()
-    check_error(await client.get("/readyz"), 503, "server_shutdown")
-    check_error(await post(client), 503, "server_shutdown")
-    assert (await client.get("/livez")).status_code == 200
-
-
 HOSTS = [
     ("localhost:8000", 200),
     ("127.0.0.1", 200),

@@ -258,11 +258,13 @@ async def test_sigterm_drains(
     await asyncio.sleep(0.1)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0.1)
-    refused = await exchange(
-        url, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    assert refused.startswith(b"HTTP/1.1 503 ")
-    assert b"retry-after" in refused
+    get = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for data in (get.format("/readyz").encode(), request_bytes(chat_body(), "Connection: close")):
+        refused = await exchange(url, data)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after" in refused
+        assert b'"code":"server_shutdown"' in refused
+    assert (await exchange(url, get.format("/livez").encode())).startswith(b"HTTP/1.1 200 ")
     assert b"[DONE]" in await quick
     cut = await endless
     assert b"HTTP/1.1 201 " in cut
