@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,14 @@ async def test_expiry(store: KeyStore) -> None:
     assert abs(expires_at - now - timedelta(hours=1)) < timedelta(milliseconds=1)
     with pytest.raises(InvalidRequestError):
         await store.create(NewKey(name="naive", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001 - that is the point
+
+
+async def test_a_time_that_utc_has_no_date_for_is_never_written(store: KeyStore) -> None:
+    """It could not be read again, and neither could the list of keys."""
+    beyond = datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=2)))
+    with pytest.raises(StoreError):
+        await store.create(NewKey(name="beyond", expires_at=beyond))
+    assert await store.list() == []
 
 
 async def test_find_by_id_prefix_or_unique_name(store: KeyStore) -> None:

@@ -147,14 +147,6 @@ async def test_health(chat: FakeChat, accounts: Accounts, settings: Settings) ->
         check_error(await client.get("/readyz"), 503, "engine_error")
 
 
-async def test_draining(app: Starlette, client: httpx.AsyncClient) -> None:
-    assert (await client.get("/readyz")).status_code == 200
-    app.state.lifecycle.drain()
-    check_error(await client.get("/readyz"), 503, "server_shutdown")
-    check_error(await post(client), 503, "server_shutdown")
-    assert (await client.get("/livez")).status_code == 200
-
-
 HOSTS = [
     ("localhost:8000", 200),
     ("127.0.0.1", 200),
@@ -201,6 +193,19 @@ async def test_preflight_needs_no_key(client: httpx.AsyncClient) -> None:
     assert "access-control-allow-credentials" not in response.headers
 
 
+@pytest.mark.parametrize("origin", [{}, {"origin": "https://app.example"}], ids=["none", "one"])
+async def test_preflight_has_the_headers_of_every_answer(
+    client: httpx.AsyncClient, origin: dict[str, str]
+) -> None:
+    headers = {**origin, "x-client-request-id": "mine"}
+    response = await client.options(PATH, headers=headers)
+    assert response.headers["x-inference-id"] == response.headers["x-request-id"]
+    assert response.headers["x-client-request-id"] == "mine"
+    assert int(response.headers["openai-processing-ms"]) >= 0
+    text = (await client.get("/metrics")).text
+    assert 'nestling_requests_total{method="OPTIONS",route="none",status="204"} 1.0' in text
+
+
 async def test_cors_on_answers_and_errors(client: httpx.AsyncClient, chat: FakeChat) -> None:
     chat.prepare_error = RuntimeError()
     for headers, status in ((AUTH, 500), ({}, 401)):
@@ -222,3 +227,4 @@ async def test_cors_with_listed_origins(
         no = await client.options(PATH, headers={"origin": "https://b.example"})
     assert yes.headers["access-control-allow-origin"] == "https://a.example"
     assert "access-control-allow-origin" not in no.headers
+    assert (yes.headers["vary"], no.headers["vary"].split(", ")[-1]) == ("origin", "origin")

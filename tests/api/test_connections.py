@@ -140,6 +140,13 @@ async def test_announced_length_too_large_is_refused_at_once(url: str) -> None:
     assert (await exchange(url, data)).startswith(b"HTTP/1.1 413 ")
 
 
+async def test_two_content_types_are_refused(url: str) -> None:
+    data = request_bytes(chat_body(), "Content-Type: text/plain", "Connection: close")
+    answer = await exchange(url, data)
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b'"code":"unsupported_media_type"' in answer
+
+
 async def test_head_too_large(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
     strict = settings.model_copy(update={"max_header_bytes": 8192})
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"y" * 2**20
@@ -149,6 +156,24 @@ async def test_head_too_large(chat: FakeChat, accounts: Accounts, settings: Sett
     assert b'"code":"headers_too_large"' in answer
 
 
+@pytest.mark.parametrize("num_headers", [1, 300])
+async def test_head_too_large_in_one_piece(
+    chat: FakeChat, accounts: Accounts, settings: Settings, num_headers: int
+) -> None:
+    """A head that arrives whole, a kept connection before it and a body behind it."""
+    strict = settings.model_copy(update={"max_header_bytes": 4096})
+    first = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    lines = b"X-A: " + b"y" * (6000 // num_headers) + b"\r\n"
+    head = b"POST /livez HTTP/1.1\r\nHost: localhost\r\n" + lines * num_headers
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
+        answer = await exchange(url, first + head + b"Content-Length: 2\r\n\r\n{}")
+        small = await exchange(url, first + first.replace(b"\r\n\r\n", CLOSE + b"z" * 3000 + END))
+    assert answer.count(b"HTTP/1.1 431 ") == 1
+    assert b'"code":"headers_too_large"' in answer
+    assert small.count(b"HTTP/1.1 200 ") == 2
+
+
+CLOSE, END = b"\r\nConnection: close\r\nX-A: ", b"\r\n\r\n"
 RUDE = [
     b"\x16\x03\x01\x02\x00",
     b"NONSENSE\r\n\r\n",
@@ -233,11 +258,13 @@ async def test_sigterm_drains(
     await asyncio.sleep(0.1)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0.1)
-    refused = await exchange(
-        url, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    assert refused.startswith(b"HTTP/1.1 503 ")
-    assert b"retry-after" in refused
+    get = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for data in (get.format("/readyz").encode(), request_bytes(chat_body(), "Connection: close")):
+        refused = await exchange(url, data)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after" in refused
+        assert b'"code":"server_shutdown"' in refused
+    assert (await exchange(url, get.format("/livez").encode())).startswith(b"HTTP/1.1 200 ")
     assert b"[DONE]" in await quick
     cut = await endless
     assert b"HTTP/1.1 201 " in cut
@@ -302,6 +329,41 @@ async def test_refused_head_shows_nothing_to_other_origins(
         answer = await exchange(url, b"NONSENSE\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"access-control" not in answer
+
+
+BROKEN_BODY = "Transfer-Encoding: chunked\r\n\r\nno number\r\n"
+
+
+async def test_a_refusal_has_the_headers_of_every_answer(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    """Also one that the parser makes, when the head of the request is known."""
+    ours = settings.model_copy(update={"cors_origins": ("https://a.example",)})
+    answers = []
+    async with running(create_app(chat, accounts, ours, healthy), ours) as url:
+        for origin in ("https://a.example", "https://b.example"):
+            lines = ["POST /v1/models/a%20b?c HTTP/1.1", "Host: localhost", f"Origin: {origin}"]
+            head = "\r\n".join([*lines, "X-Client-Request-Id: mine", BROKEN_BODY])
+            answers.append(await exchange(url, head.encode()))
+    read, unread = (answer.lower() for answer in answers)
+    for answer in (read, unread):
+        assert answer.startswith(b"http/1.1 400 ")
+        for name in (b"date", b"x-request-id", b"x-inference-id", b"openai-processing-ms"):
+            assert b"\r\n" + name + b": " in answer
+        assert b"openai-version: 2020-10-01\r\n" in answer
+        assert b"x-content-type-options: nosniff\r\n" in answer
+        assert b"x-client-request-id: mine\r\n" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["path"] == "/v1/models/a b"
+    assert b"access-control-allow-origin: https://a.example\r\n" in read
+    assert b"access-control-expose-headers: x-request-id" in read
+    assert b"access-control" not in unread
+
+
+async def test_a_refusal_says_nothing_of_the_request_before(url: str) -> None:
+    first = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Client-Request-Id: mine\r\n\r\n"
+    answer = await exchange(url, first + b"NONSENSE\r\n\r\n")
+    assert answer.count(b"x-client-request-id: mine") == answer.count(b"HTTP/1.1 200 ")
+    assert b'"path":""' in answer
 
 
 def deaf_connection(url: str) -> socket.socket:

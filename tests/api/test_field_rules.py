@@ -186,6 +186,39 @@ def test_a_200_for_clients_that_insist(tmp_path_factory: pytest.TempPathFactory)
             assert answer.status_code == 200
 
 
+SAID = [
+    ({"max_tokens": "5"}, "expected a decimal, but got a string"),
+    ({"stop": 5}, "expected a string or an array of strings, but got an integer"),
+    ({"store": True}, "not supported by this server: expected false or null, but got true"),
+    ({"tools": [{}]}, "not supported by this server: expected [] or null, but got an array"),
+    (
+        {"response_format": {"type": "json_object"}},
+        'expected {"type": "text"} or null, but got an object of type \'json_object\'',
+    ),
+    ({"response_format": {"type": []}}, "but got an object instead"),
+    ({"tool_choice": "required"}, 'expected "none" or "auto" or null, but got "required"'),
+    ({"modalities": ["audio"]}, 'expected ["text"] or null, but got an array'),
+    ({"prediction": 5}, "expected null, but got 5"),
+    ({"verbosity": "x" * 500}, f'but got "{"x" * 99}... instead'),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), SAID, ids=[str(s[0])[:40] for s in SAID])
+def test_refusals_say_what_was_expected_and_what_came(
+    client: httpx.Client, fields: dict[str, Any], said: str
+) -> None:
+    (name,) = fields
+    body = post(client, **fields).json()
+    assert (body["statusCode"], body["error"]["param"]) == (400, name)
+    assert said in body["message"]
+
+
+def test_a_whole_decimal_is_a_neutral_integer(client: httpx.Client) -> None:
+    assert post(client, best_of=1.0).status_code == 201
+    for fields in ({"best_of": True}, {"parallel_tool_calls": 1}, {"store": 0}):
+        check_error(post(client, **fields), 400, "unsupported_parameter")
+
+
 COMPLETIONS_REFUSED = [
     ({"prompt": None}, "prompt", "missing_required_parameter"),
     ({"prompt": 5}, "prompt", "invalid_type"),

@@ -2,9 +2,11 @@
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,8 @@ def test_refused(
         ({"disabled": True}, "unknown_parameter"),
         ({"expires_at": "2030-01-01"}, "invalid_value"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "invalid_value"),
+        ({"expires_at": "9999-12-31T23:59:59-01:00"}, "invalid_value"),
+        ({"expires_at": "0001-01-01T00:00:00+01:00"}, "invalid_value"),
     ],
     ids=str,
 )
@@ -264,3 +268,22 @@ def test_a_limit_is_spent_and_holds(server: ThreadedServer, manager: httpx.Clien
     assert spent == pytest.approx(2.6e-7)
     error = check_error(ask(server, made["key"], max_tokens=4), 403, "insufficient_quota")
     assert "credits" in error["message"]
+
+
+def test_a_broken_database_is_503_until_it_is_mended(tmp_path: Path) -> None:
+    """Fails closed, for keys at the door and for reports, and comes back by itself."""
+    with threaded_server(FakeChat(), tmp_path) as server:
+        with closing(sqlite3.connect(tmp_path / "accounts.db")) as database:
+            database.execute("ALTER TABLE api_key RENAME TO away")
+            database.commit()
+            for secret in (server.api_key, server.management_key):
+                with client_with(server, secret) as client:
+                    for method, path in (("POST", PATH), ("GET", "/v1/keys"), ("GET", "/v1/key")):
+                        answer = client.request(method, path)
+                        check_error(answer, 503, "store_error")
+                        assert int(answer.headers["retry-after"]) >= 1
+                        assert "sql" not in answer.text.lower()
+            database.execute("ALTER TABLE away RENAME TO api_key")
+            database.commit()
+        with client_with(server, server.api_key) as client:
+            assert client.post(PATH, json=chat_body()).status_code == 201

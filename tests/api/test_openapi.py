@@ -1,6 +1,7 @@
 """The OpenAPI document: every route is in it, and its schemas say what the readers do."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -8,12 +9,17 @@ import jsonschema
 import pytest
 from starlette.applications import Starlette
 
+from nestling.accounts.accounts import Accounts
+from nestling.api.app import create_app
 from nestling.api.message_fields import MessageLimits
+from nestling.api.openapi import document as document_of
 from nestling.api.openapi import operations
+from nestling.api.openapi_bodies import chat_schema
 from nestling.api.schemas import FIELDS, KNOWN_FIELDS, SHAPED_FIELDS, read_chat_body
 from nestling.errors import InvalidRequestError
+from nestling.settings import Settings
 
-from .conftest import chat_body
+from .conftest import AUTH, FakeChat, chat_body, healthy
 
 LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 
@@ -86,3 +92,50 @@ async def test_document_has_a_tag(client: httpx.AsyncClient) -> None:
     first = await client.get("/openapi.json")
     second = await client.get("/openapi.json")
     assert first.headers["etag"] == second.headers["etag"]
+    told = await client.get("/openapi.json", headers={"if-none-match": first.headers["etag"]})
+    assert (told.status_code, told.content) == (304, b"")
+    for path, item in first.json()["paths"].items():
+        is_tagged = path == "/openapi.json" or ("model" in path and path != "/models/metrics")
+        assert ("304" in item.get("get", {}).get("responses", {})) is is_tagged
+
+
+async def test_operators_routes_need_a_key_beyond_loopback(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    public = settings.model_copy(update={"host": "0.0.0.0"})  # noqa: S104 - nothing listens
+    app = create_app(chat, accounts, public, healthy)
+    described = document_of(app.state.services, app.routes)["paths"]["/metrics"]["get"]
+    assert described["security"] == [{"access-token": []}]
+    assert {"401", "403"} <= set(described["responses"])
+
+
+PERIODS = ["1h", "99h", "100h", "1999h", "2199h", "2208h", "1d", "9d", "89d", "90d", "92d"]
+NO_PERIODS = ["0h", "01h", "2209h", "2210h", "2300h", "3000h", "10000h", "0d", "93d", "99d", "1w"]
+
+
+async def test_periods_zones_and_expiry_are_told_as_they_are(
+    document: dict[str, Any], client: httpx.AsyncClient
+) -> None:
+    usage = document["paths"]["/v2/usage/detail"]["get"]["parameters"]
+    told = {parameter["name"]: parameter["schema"] for parameter in usage}
+    assert {"UTC", "America/New_York", "Asia/Tokyo"} <= set(told["tz"]["enum"])
+    for period in PERIODS + NO_PERIODS:
+        response = await client.get(f"/v2/usage?period={period}", headers=AUTH)
+        assert response.status_code == (200 if period in PERIODS else 400), period
+        assert bool(re.search(told["period"]["pattern"], period)) is (period in PERIODS), period
+    post = document["paths"]["/v1/keys"]["post"]["requestBody"]["content"]["application/json"]
+    assert post["schema"]["properties"]["expires_at"]["format"] == "date-time"
+
+
+@pytest.mark.parametrize("limit", [7, 10, 1000, 2048, 262_144])
+def test_ids_below_the_vocabulary(limit: int) -> None:
+    """The pattern of ids allows what `logit_bias` takes, to the last one."""
+    schema = chat_schema(("m",), "fold", 1, limit)["properties"]["logit_bias"]["propertyNames"]
+    validator = jsonschema.Draft202012Validator(schema)
+    length = len(str(limit))
+    for number in {0, 1, 9, limit // 2, limit - 1, limit, limit + 1, 10**length - 1, 10**length}:
+        assert validator.is_valid(str(number)) is (number < limit), number
+        if length > 1:
+            assert validator.is_valid(f"{number:0{length}d}") is (number < limit), number
+    for key, is_taken in (("text", True), ("漢字", True), ("-1", False), ("1e3", False)):
+        assert validator.is_valid(key) is is_taken

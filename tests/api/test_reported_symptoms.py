@@ -189,6 +189,25 @@ async def test_08_roles_need_not_alternate(scripted: httpx.AsyncClient, engine: 
         assert first.prompt_token_ids == second.prompt_token_ids
 
 
+async def test_03_offsets_of_text_completions_count_characters(
+    scripted: httpx.AsyncClient, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    said = "a 🦆安 b"
+    engine.token_ids = by_character(tokenizer, said)
+    body = {"model": MODEL, "prompt": "x", "max_tokens": 50, "logprobs": 0}
+    whole = (await scripted.post("/v1/completions", json=body)).json()["choices"][0]
+    assert whole["text"] == said
+    offsets = whole["logprobs"]["text_offset"]
+    assert len(offsets) == len(engine.token_ids)
+    assert sorted(set(offsets)) == list(range(len(said)))
+    assert offsets == sorted(offsets)
+    streamed = await scripted.post("/v1/completions", json={**body, "stream": True})
+    frames = [frame.removeprefix("data: ") for frame in streamed.text.split("\n\n")[:-2]]
+    choices = [json.loads(frame)["choices"][0] for frame in frames]
+    told = [o for c in choices if c["logprobs"] for o in c["logprobs"]["text_offset"]]
+    assert told == offsets
+
+
 REFUSED_EARLY = [
     ({"temperature": "warm"}, "temperature", "invalid_type"),
     ({"model": "gpt-4"}, "model", "model_not_found"),

@@ -312,6 +312,22 @@ def test_unknown_fields_are_reported_and_ignored() -> None:
     assert body.request == read().request
 
 
+def test_unknown_fields_within_are_reported_too() -> None:
+    part = {"type": "text", "text": "hi", "cache_control": {}}
+    told = {"content": "x", "refusal": None, "annotations": [], "reasoning_content": None}
+    messages = [
+        {"role": "user", "content": [part, part], "mood": 5, "tool_call_id": None},
+        {"role": "assistant", **told},
+    ]
+    options = {"include_usage": True, "include_obfuscation": False}
+    body = read(messages=messages, stream_options=options)
+    assert body.unknown == (
+        "messages[].content[].cache_control",
+        "messages[].mood",
+        "stream_options.include_obfuscation",
+    )
+
+
 def test_message_of_the_contract() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read(temperature=200)

@@ -20,7 +20,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from nestling.api.message_fields import MAX_FILES
-from nestling.api.schemas import NEUTRAL_FIELDS
+from nestling.api.schemas import KNOWN_FIELDS
 from nestling.settings import Settings
 
 from .conftest import FakeChat
@@ -94,10 +94,18 @@ def test_our_document(server: ThreadedServer, mode: GenerationMode) -> None:
 
         def check(case: schemathesis.Case, key: str = key, excluded: Any = excluded) -> None:
             assume(not has_too_many_files(case.body))
+            if mode is GenerationMode.POSITIVE:
+                to_come(case.body)
             headers = {"Authorization": f"Bearer {key}"}
             case.call_and_validate(headers=headers, excluded_checks=excluded)
 
         examine(operation, mode, check)
+
+
+def to_come(body: Any) -> None:
+    """Let a time that must lie ahead do so: no schema says so."""
+    if isinstance(body, dict) and isinstance(body.get("expires_at"), str):
+        body["expires_at"] = "2999-12-31T23:59:59Z"
 
 
 def has_too_many_files(body: Any) -> bool:
@@ -130,6 +138,10 @@ def walk_through_keys(server: ThreadedServer) -> Counter[tuple[str, bool]]:
             for key in requests.get(keys, headers=headers, timeout=10).json()["data"]:
                 requests.delete(f"{keys}/{key['prefix']}", headers=headers, timeout=10)
 
+        def before_call(self, case: schemathesis.Case) -> None:
+            if case.meta is None or case.meta.generation.mode is GenerationMode.POSITIVE:
+                to_come(case.body)
+
         def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
             return {"headers": headers}
 
@@ -148,7 +160,7 @@ def within_decisions(body: Any) -> None:
     strings and empty ones, counts beyond 2^31 and seeds beyond 2^63, bias keys that look like
     numbers, no messages at all, files that are no PDF, and fields of other models by their names.
     """
-    for name in NEUTRAL_FIELDS:
+    for name in KNOWN_FIELDS - PAGE_BODY["properties"].keys():
         body.pop(name, None)
     body["messages"] = body["messages"] or [{"role": "user", "content": ""}]
     for name, least, most in (

@@ -86,6 +86,34 @@ async def test_end_token_ends_with_stop_and_is_not_shown(tokenizer: Tokenizer) -
     assert shown == "Yes"
 
 
+@pytest.mark.parametrize("step", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("said", "stop", "shown"),
+    [
+        ("one two three four", "e four", "one two thre"),
+        ("one two three four", "one", ""),
+        ("one two three four", "four five", "one two three four"),
+        ("a 🦆🦆 b", "🦆 b", "a 🦆"),
+        ("a 🦆 b", "zzz", "a 🦆 b"),
+    ],
+)
+async def test_logprobs_come_with_their_text(
+    tokenizer: Tokenizer, said: str, stop: str, shown: str, step: int
+) -> None:
+    """Tokens of a character or of a stop string one by one: entries are those of what is shown."""
+    token_ids = [token_id for character in said for token_id in tokenizer.encode(character)]
+    engine = FakeEngine(token_ids, step=step)
+    text, deltas, _ = await collect(
+        service_of(engine, tokenizer), ask(logprobs=True, stop=(stop,), max_tokens=90)
+    )
+    assert text == shown
+    for number, delta in enumerate(deltas):
+        upto = [e for d in deltas[: number + 1] for e in d.logprobs or ()]
+        content = b"".join(e.chosen.token_bytes or b"" for e in upto).decode()
+        assert content == "".join(d.text for d in deltas[: number + 1])
+        assert delta.logprobs is not None
+
+
 async def test_choices_differ_in_their_random_key_only(tokenizer: Tokenizer) -> None:
     """n = 3: three submits, each choice with one finish_reason, usage summed."""
     engine = FakeEngine(tokenizer.encode("a b c"))

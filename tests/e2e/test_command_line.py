@@ -156,3 +156,13 @@ def test_unknown_model_lists_what_there_is(tmp_path: Path) -> None:
     done = run("chat", "Hi", "--model", "gpt-9", "--data-dir", str(tmp_path))
     assert done.returncode == 2
     assert "nestling-nano" in done.stderr
+
+
+def test_days_beyond_the_calendar_are_refused(tmp_path: Path) -> None:
+    """A key's life has an upper bound, so that its end is a date."""
+    base = ("keys", "create", "--name", "x", "--data-dir", str(tmp_path), "--expires-days")
+    refused = run(*base, "99999999")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--expires-days" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert run(*base, "36500").stdout.startswith("g3n_live_")

@@ -134,6 +134,7 @@ def test_logprobs_are_the_raw_log_softmax(seed: int, num_top: int, temperature: 
     assert logprobs.logprob == pytest.approx(expected[token_id], abs=1e-4)
     order = np.argsort(-raw, kind="stable")[:num_top]
     assert [item[0] for item in logprobs.top] == order.tolist()
+    assert dict(logprobs.top).get(token_id, logprobs.logprob) == logprobs.logprob
     np.testing.assert_allclose([item[1] for item in logprobs.top], expected[order], atol=1e-4)
 
 

@@ -23,8 +23,11 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(moment: datetime) -> int:
-    """Return an aware time as whole microseconds since 1970 UTC, without rounding."""
-    return (moment - _EPOCH) // _MICROSECOND
+    """Return an aware time as whole microseconds since 1970 UTC, without rounding.
+
+    Raises `OverflowError` for a time that UTC has no date for: nobody could read it again.
+    """
+    return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
 
 
 def moment_of(count: int) -> datetime:

@@ -23,7 +23,12 @@ from nestling.api.lifecycle import Lifecycle
 from nestling.api.metrics import Health, Metrics
 from nestling.api.models import ModelsEndpoint
 from nestling.api.openapi import OpenApiEndpoint
-from nestling.api.origins import CorsMiddleware, HostMiddleware, is_loopback
+from nestling.api.origins import (
+    CorsMiddleware,
+    HostMiddleware,
+    PreflightMiddleware,
+    is_loopback,
+)
 from nestling.api.services import Services
 from nestling.api.usage import UsageEndpoint
 from nestling.chat.request import ChatModel
@@ -60,8 +65,9 @@ class _App(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the layers around the router, the outermost first to be called."""
         services: Services = self.state.services
-        inner = HostMiddleware(self.router, services.settings)
-        return CorsMiddleware(RequestContextMiddleware(inner, services.metrics), services.settings)
+        settings = services.settings
+        inner = PreflightMiddleware(HostMiddleware(self.router, settings), settings)
+        return CorsMiddleware(RequestContextMiddleware(inner, services.metrics), settings)
 
 
 def _routes(services: Services, health: Health) -> list[Route]:

@@ -28,6 +28,7 @@ from nestling.api.schemas import (
     read_include_usage,
     read_sampling,
     refuse_unsupported,
+    unknown_stream_options,
 )
 from nestling.chat.request import CompletionRequest
 from nestling.errors import ContextLengthExceededError
@@ -88,7 +89,10 @@ def read_completion_body(
         request=request,
         stream=values.get("stream", False),
         include_usage=read_include_usage(values.get("stream_options")),
-        unknown=tuple(name for name in given if name not in KNOWN_COMPLETION_FIELDS),
+        unknown=(
+            *(name for name in given if name not in KNOWN_COMPLETION_FIELDS),
+            *unknown_stream_options(given),
+        ),
     )
 
 
@@ -97,9 +101,10 @@ def _check_together(values: Mapping[str, Any], n: int, num_prompts: int) -> None
     if values.get("echo") and "logprobs" in values:
         raise not_supported("logprobs", " together with 'echo'")
     if values.get("best_of", n) != n:
-        raise not_supported("best_of", f" (accepted and without effect: the value of 'n', {n})")
+        best_of = values["best_of"]
+        raise not_supported("best_of", f": expected the value of 'n', {n}, but got {best_of}")
     if values.get("suffix"):
-        raise not_supported("suffix", " (accepted and without effect: an empty string)")
+        raise not_supported("suffix", ": expected an empty string or null, but got text")
     if num_prompts * n > MAX_CHOICES:
         message = f"Invalid 'n': too many choices. Expected prompts times n <= {MAX_CHOICES}, but "
         raise invalid(f"{message}got {num_prompts} * {n} instead.", "n", "integer_above_max_value")
@@ -111,7 +116,9 @@ def _read_prompts(value: Any, max_model_len: int) -> tuple[str | tuple[int, ...]
         raise missing("prompt")
     if isinstance(value, str):
         return (value,)
-    items = read_array("prompt", value)
+    if not isinstance(value, list):
+        raise wrong_type("prompt", "a string, or an array of strings or of token ids", value)
+    items = value
     if not items:
         message = "Invalid 'prompt': empty array. Expected an array with minimum length 1, but got "
         raise invalid(f"{message}an empty array instead.", "prompt", "empty_array")

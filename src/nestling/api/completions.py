@@ -1,5 +1,7 @@
 """The wire format of POST /v1/completions: OpenAI's text completion, whole or streamed."""
 
+import codecs
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ from nestling.api.bodies import CollectedChoice, Collector, FrameEncoder, ReplyI
 from nestling.api.chat import model_names
 from nestling.api.completion_schemas import read_completion_body
 from nestling.api.schemas import InferenceBody
-from nestling.chat.request import ChatDelta, ChatModel, TokenLogprob
+from nestling.chat.request import AlternativeToken, ChatDelta, ChatModel, TokenLogprob
 
 
 class CompletionFormat:
@@ -34,19 +36,29 @@ class CompletionFormat:
         return TextEncoder(identity, include_usage=body.include_usage)
 
 
-def text_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """Return the `logprobs` object of a text choice; `offset` is that of its first token."""
-    offsets = []
-    for item in logprobs:
-        offsets.append(offset)
-        offset += len(item.chosen.token)
+class TextOffsets:
+    """Where the tokens of one text begin in it, in characters, as they come."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._num_characters = 0
+
+    def of(self, token: AlternativeToken) -> int:
+        """Return the next token's; the tokens of one character have the same."""
+        offset = self._num_characters
+        self._num_characters += len(self._decoder.decode(token.token_bytes or b""))
+        return offset
+
+
+def text_logprobs(logprobs: Sequence[TokenLogprob], offsets: TextOffsets) -> dict[str, Any]:
+    """Return the `logprobs` object of a text choice, or of its next tokens."""
     return {
         "tokens": [item.chosen.token for item in logprobs],
         "token_logprobs": [max(item.chosen.logprob, -9999.0) for item in logprobs],
         "top_logprobs": [
             {other.token: max(other.logprob, -9999.0) for other in item.top} for item in logprobs
         ],
-        "text_offset": offsets,
+        "text_offset": [offsets.of(item.chosen) for item in logprobs],
     }
 
 
@@ -59,7 +71,7 @@ class TextCollector(Collector):
         """Return the text and the logprobs."""
         return {
             "text": choice.text,
-            "logprobs": text_logprobs(choice.logprobs, 0) if logprobs else None,
+            "logprobs": text_logprobs(choice.logprobs, TextOffsets()) if logprobs else None,
         }
 
 
@@ -70,8 +82,8 @@ class TextEncoder(FrameEncoder):
 
     def __init__(self, identity: ReplyIdentity, *, include_usage: bool) -> None:
         super().__init__(identity, include_usage=include_usage)
-        self._offsets: dict[int, int] = {}
-        """Characters of tokens sent so far, by choice."""
+        self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
+        """By choice."""
 
     def opening(self, num_choices: int) -> bytes:  # noqa: ARG002 - chat needs it
         """Return nothing: a text has no role to announce."""
@@ -91,7 +103,4 @@ class TextEncoder(FrameEncoder):
     def _logprobs(self, delta: ChatDelta) -> dict[str, Any] | None:
         if not delta.logprobs:
             return None
-        offset = self._offsets.get(delta.choice_index, 0)
-        num_characters = sum(len(item.chosen.token) for item in delta.logprobs)
-        self._offsets[delta.choice_index] = offset + num_characters
-        return text_logprobs(delta.logprobs, offset)
+        return text_logprobs(delta.logprobs, self._offsets[delta.choice_index])

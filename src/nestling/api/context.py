@@ -43,6 +43,18 @@ class RequestContext:
         """Milliseconds since the request's head was there."""
         return (time.perf_counter() - self.started_at) * 1000
 
+    def answer_headers(self) -> dict[str, str]:
+        """Return the headers that every answer has, whatever it is, and those for this one."""
+        names = {
+            "x-request-id": self.request_id,
+            "x-inference-id": self.inference_id or self.request_id,
+            "openai-processing-ms": str(round(self.elapsed_ms())),
+            "openai-version": "2020-10-01",
+        }
+        if self.client_request_id is not None:
+            names["x-client-request-id"] = self.client_request_id
+        return names | self.headers
+
 
 def request_context(scope: Scope) -> RequestContext:
     """Return the context of a request."""
@@ -68,13 +80,13 @@ class RequestContextMiddleware:
         """Serve one request to its end, whatever that is."""
         if scope["type"] != "http":
             raise RuntimeError(f"expected an http scope, but got {scope['type']}")
-        context = RequestContext(client_request_id=_client_request_id(scope))
+        context = RequestContext(client_request_id=client_request_id(Headers(scope=scope)))
         scope.setdefault("state", {})["context"] = context
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                _add_headers(MutableHeaders(scope=message), context)
+                MutableHeaders(scope=message).update(context.answer_headers())
             await send(message)
 
         self._metrics.request_began()
@@ -105,20 +117,10 @@ async def _answer(error: Exception, scope: Scope, send: Send, context: RequestCo
         await send_error(scope, send, mapped)
 
 
-def _client_request_id(scope: Scope) -> str | None:
-    sent = Headers(scope=scope).get("x-client-request-id", "")
+def client_request_id(headers: Headers) -> str | None:
+    """Return the caller's own id of a request, if it is one that may be sent back."""
+    sent = headers.get("x-client-request-id", "")
     return sent if _CLIENT_REQUEST_ID.fullmatch(sent) else None
-
-
-def _add_headers(headers: MutableHeaders, context: RequestContext) -> None:
-    headers["x-request-id"] = context.request_id
-    headers["x-inference-id"] = context.inference_id or context.request_id
-    headers["openai-processing-ms"] = str(round(context.elapsed_ms()))
-    headers["openai-version"] = "2020-10-01"
-    if context.client_request_id is not None:
-        headers["x-client-request-id"] = context.client_request_id
-    for name, value in context.headers.items():
-        headers[name] = value
 
 
 def _log_request(scope: Scope, context: RequestContext, *, outcome: str) -> None:

@@ -110,7 +110,7 @@ class Integer:
     def read(self, name: str, value: Any) -> int:
         """Return the value as an int within bounds."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong_type(name, "an integer", value)
+            raise wrong_type(name, "a decimal" if self.floors else "an integer", value)
         if isinstance(value, float) and not value.is_integer() and not self.floors:
             raise wrong_type(name, "an integer", value)
         Number(self.minimum, self.maximum).check(name, value, "integer")

@@ -104,10 +104,15 @@ def _read_expiry(value: Any) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None:
+    if moment is None or moment.utcoffset() is None:
         message = "Invalid 'expires_at': expected a time with its zone, such as "
         message += f"2030-01-01T00:00:00Z, but got '{shown(text)}'."
         raise invalid(message, "expires_at", "invalid_value")
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        message = "Invalid 'expires_at': expected a time in the years 1 to 9999 UTC, but got "
+        raise invalid(f"{message}'{shown(text)}'.", "expires_at", "invalid_value") from None
     if moment <= datetime.now(UTC):
         message = f"Invalid 'expires_at': expected a time to come, but got '{shown(text)}'."
         raise invalid(message, "expires_at", "invalid_value")

@@ -27,6 +27,12 @@ Role = Literal["system", "developer", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 _OTHER_ROLES = ("tool", "function")
 _OTHER_PARTS = ("file", "image_url", "input_audio", "image", "audio", "video_url")
+_MESSAGE_FIELDS = frozenset(
+    {
+        *("role", "content", "name", "tool_calls", "function_call", "audio"),
+        *("refusal", "reasoning_content", "annotations"),  # as answers have them
+    }
+)
 _STRING = Text()
 MAX_FILES = 8
 """In all messages of a request together."""
@@ -72,6 +78,19 @@ def read_messages(value: Any, limits: MessageLimits) -> tuple[ChatMessage, ...]:
         _with_name(message, name) if name else message
         for message, name in zip(messages, shown_names, strict=True)
     )
+
+
+def unknown_message_fields(messages: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the names in messages that were read and their parts which nobody documents."""
+    found = set()
+    for item in messages:
+        names = {name for name, value in item.items() if value is not None} - _MESSAGE_FIELDS
+        found |= {f"messages[].{name}" for name in names}
+        content = item.get("content")
+        for part in content if isinstance(content, list) else ():
+            known = {"type", part["type"]}
+            found |= {f"messages[].content[].{name}" for name in part.keys() - known}
+    return found
 
 
 def _check_num_files(messages: Sequence[ChatMessage]) -> None:
@@ -179,9 +198,11 @@ def _read_file_data(name: str, value: Any, limits: MessageLimits) -> bytes:
     try:
         data = base64.b64decode(encoded.encode("ascii"), validate=True)
     except ValueError:
-        raise invalid(f"Invalid '{name}': expected base64.", name, "invalid_value") from None
+        message = f"Invalid '{name}': expected base64, but got '{encoded[:20]}...'."
+        raise invalid(message, name, "invalid_value") from None
     if b"%PDF-" not in data[:1024]:
-        raise invalid(f"Invalid '{name}': expected a PDF.", name, "invalid_file")
+        message = f"Invalid '{name}': expected a PDF, but its bytes begin with {data[:8]!r}."
+        raise invalid(message, name, "invalid_file")
     return data
 
 

@@ -1,14 +1,12 @@
 """The models: OpenAI's shape and the hosted API's in one object, by /v1/models and /model."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from nestling.api.answers import send_body
+from nestling.api.answers import send_tagged
 from nestling.api.chat import model_names
 from nestling.api.fields import shown
 from nestling.api.queries import Query
@@ -54,17 +52,17 @@ class ModelsEndpoint:
         query = Query(scope)
         models = [self._model(name, query) for name in model_names(self._chat)]
         data = [model for model in models if _passes(model, query)]
-        await _send_tagged(scope, send, {"object": "list", "data": data})
+        await _send(scope, send, {"object": "list", "data": data})
 
     async def one(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer as OpenAI does; the id in the path may contain slashes."""
-        await _send_tagged(scope, send, self._find(scope, model_names(self._chat)))
+        await _send(scope, send, self._find(scope, model_names(self._chat)))
 
     async def wrapped(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer as the hosted API does; upper and lower case are one."""
         lowered = scope["path_params"]["model_id"].lower()
         names = [name for name in model_names(self._chat) if name.lower() == lowered]
-        await _send_tagged(scope, send, {"object": "model", "data": self._find(scope, names)})
+        await _send(scope, send, {"object": "model", "data": self._find(scope, names)})
 
     def _find(self, scope: Scope, names: Sequence[str]) -> dict[str, Any]:
         name = scope["path_params"]["model_id"]
@@ -119,22 +117,5 @@ def _passes(model: dict[str, Any], query: Query) -> bool:
     return True
 
 
-async def _send_tagged(scope: Scope, send: Send, body: dict[str, Any]) -> None:
-    """Send a body with its tag, or 304 and nothing to those who have it."""
-    content = msgspec.json.encode(body)
-    tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
-    headers = {"etag": tag, "cache-control": "no-cache"}
-    if not _has(Headers(scope=scope).get("if-none-match"), tag):
-        await send_body(send, 200, content, headers)
-        return
-    raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": 304, "headers": raw})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _has(sent: str | None, tag: str) -> bool:
-    """Tell whether an If-None-Match header names the tag; weak and strong ones are equal here."""
-    if sent is None:
-        return False
-    tags = [item.strip().removeprefix("W/") for item in sent.split(",")]
-    return "*" in tags or tag.removeprefix("W/") in tags
+async def _send(scope: Scope, send: Send, body: dict[str, Any]) -> None:
+    await send_tagged(scope, send, msgspec.json.encode(body))

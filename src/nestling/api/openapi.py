@@ -3,7 +3,6 @@
 A test fails for a route that is missing here, and one for a route that is only here.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,15 +16,16 @@ from nestling import __version__
 from nestling.accounts.api_keys import MAX_NAME_LENGTH
 from nestling.accounts.key_records import SCOPES
 from nestling.api import openapi_answers as answers
-from nestling.api.answers import send_body
+from nestling.api.answers import send_tagged
 from nestling.api.auth import Access, GuardedEndpoint
 from nestling.api.billing import DIRECTIONS, TYPES
 from nestling.api.chat import model_names
 from nestling.api.fields import Schema
 from nestling.api.key_fields import MAX_LIMIT_USD, RETENTIONS
 from nestling.api.openapi_bodies import chat_schema, completion_schema, nullable
+from nestling.api.origins import is_loopback
 from nestling.api.services import Services
-from nestling.api.usage import GROUPINGS, MAX_MODELS, STATUSES
+from nestling.api.usage import GROUPINGS, MAX_MODELS, PERIOD_PATTERN, STATUSES, time_zones
 
 _ERRORS = {
     400: "A field, a parameter or the request itself is wrong",
@@ -66,6 +66,8 @@ class Operation:
     errors: Sequence[int] = ()
     answer_types: Sequence[str] = ("application/json",)
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_tagged: bool = False
+    """Its answer has an ETag, which If-None-Match is compared with."""
     makes: Sequence[str] = ()
     """Methods of `/v1/keys/{prefix}` that take the key which this one makes."""
 
@@ -86,7 +88,7 @@ _FILTERS = [
     )
 ]
 _WINDOW = [
-    _query("period", "hours or days back, instead of start and end", pattern="^[1-9][0-9]?[hd]$"),
+    _query("period", "hours or days back, instead of start and end", pattern=PERIOD_PATTERN),
     _query("start", "ISO 8601", format="date-time"),
     _query("end", "ISO 8601", format="date-time"),
     _query("key_prefix", "whose use; the caller's own without it"),
@@ -113,6 +115,13 @@ _KEY_FIELDS: dict[str, Schema] = {
 }
 
 
+_EXPIRY: Schema = {
+    "type": ["string", "null"],
+    "format": "date-time",
+    "description": "A time to come. Not in the hosted API.",
+}
+
+
 def _key_body(**more: Schema) -> Schema:
     return {
         "type": "object",
@@ -124,6 +133,7 @@ def _key_body(**more: Schema) -> Schema:
 def operations(services: Services) -> dict[tuple[str, str], Operation]:
     """Return every operation by method and path, without the variants of its path."""
     settings, names = services.settings, model_names(services.chat)
+    num_ids = services.chat.num_text_tokens
     reply: dict[str, Any] = {
         "status": settings.success_status,
         "errors": (401, 403, 413, 415, 429),
@@ -135,7 +145,7 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
             "x-ratelimit-remaining-tokens": "What is left of the key's minute",
         },
     }
-    chat = chat_schema(names, settings.system_role, settings.max_file_bytes)
+    chat = chat_schema(names, settings.system_role, settings.max_file_bytes, num_ids)
     change = _key_body(disabled={"type": ["boolean", "null"]})
     by_prefix = (401, 403, 404)
     written = (401, 403, 404, 413, 415)
@@ -146,22 +156,28 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
         ("POST", "/v1/completions"): Operation(
             "Continue a text",
             answers.ref("TextCompletion"),
-            body=completion_schema(names, services.chat.num_text_tokens),
+            body=completion_schema(names, num_ids),
             **reply,
         ),
         ("GET", "/v1/models"): Operation(
             "List models",
             answers.listed(answers.ref("Model")),
             parameters=(_INCLUDE, _DETAILS, *_FILTERS),
+            is_tagged=True,
         ),
         ("GET", "/v1/models/{model_id}"): Operation(
-            "Show a model", answers.ref("Model"), errors=(404,), parameters=(_INCLUDE, _DETAILS)
+            "Show a model",
+            answers.ref("Model"),
+            errors=(404,),
+            parameters=(_INCLUDE, _DETAILS),
+            is_tagged=True,
         ),
         ("GET", "/model/{model_id}"): Operation(
             "Show a model as the hosted API does",
             answers.record(object={"const": "model"}, data=answers.ref("Model")),
             errors=(404,),
             parameters=(_INCLUDE, _DETAILS),
+            is_tagged=True,
         ),
         ("GET", "/models/metrics"): Operation(
             "Percentiles of the last minutes",
@@ -177,7 +193,7 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
         ("POST", "/v1/keys"): Operation(
             "Make a key",
             answers.data(answers.ref("NewKey")),
-            body=_key_body(expires_at={"type": "null"}),
+            body=_key_body(expires_at=_EXPIRY),
             needs_body=False,
             errors=written,
             makes=("GET", "PATCH", "PUT", "DELETE"),
@@ -205,7 +221,7 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
             parameters=(
                 *_WINDOW,
                 _query("group_by", "add groups", enum=list(GROUPINGS)),
-                _query("tz", "whose days", enum=["UTC", "Europe/Berlin", "Asia/Kathmandu"]),
+                _query("tz", "whose days", enum=sorted(time_zones())),
             ),
             errors=by_prefix,
         ),
@@ -246,7 +262,7 @@ def operations(services: Services) -> dict[tuple[str, str], Operation]:
         ("GET", "/metrics"): Operation(
             "Figures for Prometheus", answers.STRING, answer_types=("text/plain",)
         ),
-        ("GET", "/openapi.json"): Operation("This document", {"type": "object"}),
+        ("GET", "/openapi.json"): Operation("This document", {"type": "object"}, is_tagged=True),
         ("GET", "/livez"): Operation("Whether the server runs", answers.STATUS),
         ("GET", "/readyz"): Operation("Whether the engine is well", answers.STATUS),
     }
@@ -259,20 +275,19 @@ class OpenApiEndpoint:
         self._services = services
         self._routes = routes
 
-    async def endpoint(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def endpoint(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer with the document."""
-        body, tag = self._document
-        await send_body(send, 200, body, {"etag": tag, "cache-control": "no-cache"})
+        await send_tagged(scope, send, self._document)
 
     @cached_property
-    def _document(self) -> tuple[bytes, str]:
-        body = msgspec.json.encode(document(self._services, self._routes()))
-        return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    def _document(self) -> bytes:
+        return msgspec.json.encode(document(self._services, self._routes()))
 
 
 def document(services: Services, routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI document of these routes."""
     known = operations(services)
+    is_local = is_loopback(services.settings.host)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         assert isinstance(route.endpoint, GuardedEndpoint)
@@ -280,7 +295,7 @@ def document(services: Services, routes: Sequence[Route]) -> dict[str, Any]:
         for method in route.endpoint.handlers:
             operation = _operation(known, method, path)
             paths.setdefault(path, {})[method.lower()] = _described(
-                operation, path, route.endpoint.access
+                operation, path, needs_key=_needs_key(route.endpoint.access, is_local=is_local)
             )
     return {
         "openapi": "3.1.0",
@@ -306,9 +321,16 @@ def _operation(known: Mapping[tuple[str, str], Operation], method: str, path: st
     raise AssertionError(f"{method} {path} has no description")
 
 
-def _described(operation: Operation, path: str, access: Access) -> dict[str, Any]:
+def _needs_key(access: Access, *, is_local: bool) -> bool:
+    return access is not Access.PUBLIC and not (access is Access.OPERATOR and is_local)
+
+
+def _described(operation: Operation, path: str, *, needs_key: bool) -> dict[str, Any]:
     responses = {str(operation.status): _success(operation)}
-    for status in sorted({*_ALWAYS, *operation.errors}):
+    if operation.is_tagged:
+        responses["304"] = {"description": "If-None-Match has it already"}
+    keyed = (401, 403) if needs_key else ()
+    for status in sorted({*_ALWAYS, *operation.errors, *keyed}):
         error = {"application/json": {"schema": answers.ref("Error")}}
         responses[str(status)] = {"description": _ERRORS[status], "content": error}
     described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
@@ -318,7 +340,7 @@ def _described(operation: Operation, path: str, access: Access) -> dict[str, Any
     if operation.body is not None:
         content = {"application/json": {"schema": operation.body}}
         described["requestBody"] = {"required": operation.needs_body, "content": content}
-    if access not in (Access.PUBLIC, Access.OPERATOR):
+    if needs_key:
         described["security"] = [{"access-token": []}]
     return described
 

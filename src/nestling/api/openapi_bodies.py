@@ -1,7 +1,8 @@
 """JSON Schemas of the inference requests, made from the tables that read them.
 
-What a schema allows is accepted. The reverse holds but for what JSON Schema cannot say well: keys
-of `logit_bias` that are text in other letters, and unknown roles' details.
+What a schema allows is accepted, but for files that are no PDFs. The reverse holds but for what
+JSON Schema cannot say well: keys of `logit_bias` in rare scripts or without letters, `best_of`, and
+many prompts with few choices each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from nestling.api.schemas import (
 )
 
 _STRING: Schema = {"type": "string"}
+_TEXT_KEY = "[A-DF-Za-df-z\u00c0-\u065f\u3040-\u9fff\uac00-\ud7a3]"
+"""A letter that makes a key of `logit_bias` text: no number has one."""
 _STOP = Text(1, MAX_STOP_LENGTH).schema()
 
 
@@ -37,7 +40,10 @@ def nullable(schema: Schema) -> Schema:
 
 
 def chat_schema(
-    model_names: Sequence[str], system_role: Literal["fold", "refuse"], max_file_bytes: int
+    model_names: Sequence[str],
+    system_role: Literal["fold", "refuse"],
+    max_file_bytes: int,
+    num_text_tokens: int,
 ) -> Schema:
     """Return the body of POST /v1/chat/completions."""
     roles = [r for r in ROLES if system_role == "fold" or r not in ("system", "developer")]
@@ -48,7 +54,7 @@ def chat_schema(
             "minItems": 1,
             "items": {"oneOf": [_message(role, max_file_bytes) for role in roles]},
         },
-        **_optional(SHAPED_FIELDS, NEUTRAL_FIELDS),
+        **_optional(SHAPED_FIELDS, NEUTRAL_FIELDS, num_text_tokens),
     }
     needs_logprobs = {
         "if": {
@@ -76,7 +82,7 @@ def completion_schema(model_names: Sequence[str], num_text_tokens: int) -> Schem
             ],
             "description": f"Prompts times n is at most {MAX_CHOICES}.",
         },
-        **_optional(COMPLETION_FIELDS, COMPLETION_NEUTRAL_FIELDS),
+        **_optional(COMPLETION_FIELDS, COMPLETION_NEUTRAL_FIELDS, num_text_tokens),
         "best_of": {"type": "null", "description": "Also the value of n."},
         "suffix": {"type": ["string", "null"], "maxLength": 0},
     }
@@ -97,7 +103,7 @@ def _object(properties: Schema, required: Sequence[str]) -> Schema:
 
 
 def _optional(
-    shaped: Mapping[str, Reader], neutral: Mapping[str, tuple[Any, ...]]
+    shaped: Mapping[str, Reader], neutral: Mapping[str, tuple[Any, ...]], num_text_tokens: int
 ) -> dict[str, Schema]:
     """Return the fields that may be absent or null."""
     readers = {**FIELDS, **shaped}
@@ -106,33 +112,46 @@ def _optional(
         name: {"enum": [*values, None], "description": "Accepted and without effect."}
         for name, values in neutral.items()
     }
-    return {**schemas, **only, **_SPECIAL}
+    return {**schemas, **only, **_special(num_text_tokens)}
 
 
-_SPECIAL: dict[str, Schema] = {
-    "top_k": nullable(Number(-1).schema()),
-    "stop": {
-        "anyOf": [
-            _STOP,
-            {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS},
-            {"type": "null"},
-        ]
-    },
-    "logit_bias": {
-        "type": ["object", "null"],
-        "maxProperties": MAX_LOGIT_BIASES,
-        "propertyNames": {
-            "maxLength": MAX_BIAS_KEY_LENGTH,
-            "anyOf": [{"pattern": "^[0-9]{1,3}$"}, {"pattern": "^[A-Za-z_]"}],
+def _special(num_text_tokens: int) -> dict[str, Schema]:
+    return {
+        "top_k": nullable(Number(-1).schema()),
+        "stop": {
+            "anyOf": [
+                _STOP,
+                {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS},
+                {"type": "null"},
+            ]
         },
-        "additionalProperties": Number(-100, 100).schema(),
-        "description": "Keys are token ids in decimal digits, or text whose tokens are biased.",
-    },
-    "stream_options": {
-        "type": ["object", "null"],
-        "properties": {"include_usage": {"type": ["boolean", "null"]}},
-    },
-}
+        "logit_bias": {
+            "type": ["object", "null"],
+            "maxProperties": MAX_LOGIT_BIASES,
+            "propertyNames": {
+                "maxLength": MAX_BIAS_KEY_LENGTH,
+                "anyOf": [{"pattern": _below(num_text_tokens)}, {"pattern": _TEXT_KEY}],
+            },
+            "additionalProperties": Number(-100, 100).schema(),
+            "description": "Keys are token ids in decimal digits, or text whose tokens are biased.",
+        },
+        "stream_options": {
+            "type": ["object", "null"],
+            "properties": {"include_usage": {"type": ["boolean", "null"]}},
+        },
+    }
+
+
+def _below(limit: int) -> str:
+    """Return the pattern of decimal ids below `limit`; zeros may lead while they fit its length."""
+    digits = str(limit)
+    ways = [
+        f"{digits[:i]}[0-{int(digit) - 1}][0-9]{{{len(digits) - i - 1}}}"
+        for i, digit in enumerate(digits)
+        if digit != "0"
+    ]
+    shorter = [f"[0-9]{{1,{len(digits) - 1}}}"] if len(digits) > 1 else []
+    return f"^(?:{'|'.join(shorter + ways)})$"
 
 
 def _message(role: str, max_file_bytes: int) -> Schema:

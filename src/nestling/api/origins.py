@@ -70,48 +70,55 @@ class HostMiddleware:
 
 
 class CorsMiddleware:
-    """Answers preflights without a key, and lets allowed origins read every answer and error."""
+    """Lets allowed origins read every answer and error."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._origins = frozenset(settings.cors_origins)
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, its answer marked for the browser."""
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        allowed = self._allowed_origin(origin)
-        if scope["method"] == "OPTIONS":
-            await self._preflight(headers, allowed, send)
-            return
+        marks = cors_headers(Headers(scope=scope), self._settings)
 
         async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start" and allowed is not None:
+            if message["type"] == "http.response.start":
                 marked = MutableHeaders(scope=message)
-                marked["access-control-allow-origin"] = allowed
-                marked["access-control-expose-headers"] = _EXPOSED
-                marked.add_vary_header("origin")
+                marked.update(marks)
+                if "*" not in self._settings.cors_origins:
+                    marked.add_vary_header("origin")
             await send(message)
 
         await self._app(scope, receive, send_marked)
 
-    def _allowed_origin(self, origin: str | None) -> str | None:
-        if origin is None:
-            return None
-        if "*" in self._origins:
-            return "*"
-        return origin if origin in self._origins else None
 
-    async def _preflight(self, headers: Headers, allowed: str | None, send: Send) -> None:
-        answer = [(b"vary", b"origin, access-control-request-headers"), *_PREFLIGHT_HEADERS]
-        wanted = headers.get("access-control-request-headers")
-        if allowed is not None:
-            answer.append((b"access-control-allow-origin", allowed.encode("latin-1")))
-            answer.append(
-                (
-                    b"access-control-allow-headers",
-                    _PREFLIGHT_DEFAULT if wanted is None else wanted.encode("latin-1"),
-                )
-            )
+class PreflightMiddleware:
+    """Answers preflights, that is every OPTIONS, without a key."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or pass on."""
+        if scope["method"] != "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        answer = [(b"vary", b"access-control-request-headers"), *_PREFLIGHT_HEADERS]
+        if cors_headers(headers, self._settings):
+            wanted = headers.get("access-control-request-headers")
+            allowed = _PREFLIGHT_DEFAULT if wanted is None else wanted.encode("latin-1")
+            answer.append((b"access-control-allow-headers", allowed))
         await send({"type": "http.response.start", "status": 204, "headers": answer})
         await send({"type": "http.response.body", "body": b""})
+
+
+def cors_headers(headers: Headers, settings: Settings) -> dict[str, str]:
+    """Return what lets the origin of a request read the answer; nothing if it may not."""
+    origin = headers.get("origin")
+    if origin is None or not {"*", origin} & set(settings.cors_origins):
+        return {}
+    return {
+        "access-control-allow-origin": "*" if "*" in settings.cors_origins else origin,
+        "access-control-expose-headers": _EXPOSED,
+    }

@@ -7,15 +7,20 @@ lost connection to every request on it, pipelined ones included.
 """
 
 import asyncio
-import uuid
+import time
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from nestling.api.errors import error_body, http_error
+from nestling.api.answers import NO_STORE, json_headers
+from nestling.api.context import RequestContext, client_request_id
+from nestling.api.errors import HttpError, error_body, http_error
+from nestling.api.origins import cors_headers
 from nestling.log import get_logger
 from nestling.settings import Settings
 
@@ -38,11 +43,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Start the clock for the first request's head."""
         super().connection_made(transport)
         self._num_head_bytes = 0
+        self._num_header_bytes = 0
         self._is_in_head = True
         self._is_refused = False
         self._is_upgrade = False
         self._unread: asyncio.TimerHandle | None = None
         self._cycles: list[RequestResponseCycle] = []
+        self._is_between = True
+        self._began_at = time.perf_counter()
         self._deadline = self.loop.call_later(self.settings.header_timeout_s, self._on_slow_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,11 +102,21 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_URL_BYTES:
             self._refuse(414, f"The address is too long: expected at most {MAX_URL_BYTES} bytes.")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header, up to a bound: a head may come in one piece, with a body behind it."""
+        super().on_header(name, value)
+        self._num_header_bytes += len(name) + len(value) + len(b": \r\n")
+        if len(self.url) + self._num_header_bytes > self.settings.max_header_bytes:
+            self._refuse(431, "The head of the request is too large.")
+
     def on_message_begin(self) -> None:
         """Restart the clock: a request begins on a kept connection."""
         super().on_message_begin()
+        self._is_between = False
+        self._began_at = time.perf_counter()
         self._is_in_head = True
         self._num_head_bytes = 0
+        self._num_header_bytes = 0
         self._restart(self.settings.header_timeout_s, self._on_slow_head)
 
     def on_headers_complete(self) -> None:
@@ -116,6 +134,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Stop the clock: the request is whole."""
         if self._is_refused or self._is_upgrade:
             return
+        self._is_between = True
         self._deadline.cancel()
         super().on_message_complete()
 
@@ -205,9 +224,36 @@ class GuardedProtocol(HttpToolsProtocol):
         if is_mid_answer:
             self._close()
             return
-        self.transport.write(_refusal(status, message, is_open="*" in self.settings.cors_origins))
+        self.transport.write(self._refusal(http_error(HTTPException(status, message))))
         self.transport.write_eof()
         self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self._close)
+
+    def _refusal(self, error: HttpError) -> bytes:
+        """Return a whole answer, with what is known of the request: perhaps nothing."""
+        is_known = not self._is_between and bool(self.headers)  # then the address is whole too
+        headers = Headers(raw=self.headers if is_known else [])
+        context = RequestContext(
+            client_request_id=client_request_id(headers), started_at=self._began_at
+        )
+        path = _path_of(self.url) if is_known else ""
+        body = error_body(error, request_id=context.request_id, path=path)
+        lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+        lines += [f"{n.decode()}: {v.decode()}" for n, v in self.server_state.default_headers]
+        for name, value in {
+            **json_headers(body),
+            **NO_STORE,
+            **context.answer_headers(),
+            **self._cors_headers(headers),
+            "connection": "close",
+        }.items():
+            lines.append(f"{name}: {value}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+    def _cors_headers(self, headers: Headers) -> dict[str, str]:
+        """Return what lets a page read the refusal, also one whose origin did not arrive."""
+        if "origin" not in headers and "*" in self.settings.cors_origins:
+            headers = Headers({"origin": "null"})
+        return cors_headers(headers, self.settings)
 
 
 def protocol_class(settings: Settings) -> type[GuardedProtocol]:
@@ -215,18 +261,8 @@ def protocol_class(settings: Settings) -> type[GuardedProtocol]:
     return type("BoundProtocol", (GuardedProtocol,), {"settings": settings})
 
 
-def _refusal(status: int, message: str, *, is_open: bool) -> bytes:
-    """Return a whole answer; which page asked may not be known, so only `is_open` lets it read."""
-    request_id = str(uuid.uuid4())
-    body = error_body(http_error(HTTPException(status, message)), request_id=request_id, path="")
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        "content-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n"
-        "cache-control: no-store\r\n"
-        f"x-request-id: {request_id}\r\n"
-        f"x-inference-id: {request_id}\r\n"
-        + ("access-control-allow-origin: *\r\n" if is_open else "")
-        + "connection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + body
+def _path_of(url: bytes) -> str:
+    try:
+        return unquote(httptools.parse_url(url).path.decode("ascii"))
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
+        return ""

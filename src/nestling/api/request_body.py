@@ -33,6 +33,8 @@ def _check_type(headers: Headers) -> None:
     if encoding not in {"", "identity"}:
         message = f"Invalid Content-Encoding: expected none, but got '{shown(encoding)}'."
         raise HTTPException(415, message)
+    if len(headers.getlist("content-type")) > 1:
+        raise HTTPException(415, "Expected one Content-Type header, but got several.")
     sent = headers.get("content-type")
     media_type, _, parameters = (sent or "").partition(";")
     if media_type.strip().lower() != "application/json":

@@ -5,6 +5,7 @@ documents are ignored and reported in `ChatBody.unknown`. null counts as absent 
 docs/api.md explains each row; a test holds the two together.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from nestling.api.fields import (
     not_supported,
     read_array,
     shown,
+    wrong_type,
 )
-from nestling.api.message_fields import MessageLimits, read_messages
+from nestling.api.json_body import json_type
+from nestling.api.message_fields import MessageLimits, read_messages, unknown_message_fields
 from nestling.chat.request import ChatRequest, CompletionRequest
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
@@ -138,7 +141,11 @@ def read_chat_body(
         request=request,
         stream=shaped.get("stream", False),
         include_usage=read_include_usage(shaped.get("stream_options")),
-        unknown=tuple(name for name in given if name not in KNOWN_FIELDS),
+        unknown=(
+            *(name for name in given if name not in KNOWN_FIELDS),
+            *sorted(unknown_message_fields(given["messages"])),
+            *unknown_stream_options(given),
+        ),
     )
 
 
@@ -183,9 +190,17 @@ def refuse_unsupported(given: Mapping[str, Any], fields: Mapping[str, tuple[Any,
         if name not in given:
             continue
         value = given[name]
-        if not any(type(value) is type(other) and value == other for other in neutral):
-            values = ", ".join(str(other) for other in neutral)
-            raise not_supported(name, f" (accepted and without effect: {values or 'null'})")
+        is_flag = isinstance(value, bool)
+        if not any(is_flag == isinstance(other, bool) and value == other for other in neutral):
+            wanted = " or ".join(json.dumps(other) for other in (*neutral, None))
+            raise not_supported(name, f": expected {wanted}, but got {_came(value)} instead")
+
+
+def _came(value: object) -> str:
+    """Describe a value that may be large or deep."""
+    if isinstance(value, dict) and isinstance(value.get("type"), str):
+        return f"an object of type '{shown(value['type'])}'"
+    return json_type(value) if isinstance(value, (dict, list)) else shown(json.dumps(value))
 
 
 def _smaller(first: int | None, second: int | None) -> int | None:
@@ -211,10 +226,9 @@ def _read_stop(value: Any) -> tuple[str, ...]:
     if isinstance(value, list):
         items = read_array("stop", value, maximum=MAX_STOP_STRINGS)
         return tuple(text.read(f"stop[{i}]", item) for i, item in enumerate(items))
-    if isinstance(value, str):
-        return (text.read("stop", value),)
-    read_array("stop", value)
-    raise AssertionError("an array passed for what is none")
+    if not isinstance(value, str):
+        raise wrong_type("stop", "a string or an array of strings", value)
+    return (text.read("stop", value),)
 
 
 def _read_logit_bias(value: Mapping[str, Any] | None) -> dict[str, float]:
@@ -247,6 +261,12 @@ def _read_top_logprobs(value: int, logprobs: bool) -> int:
         message = "Invalid 'top_logprobs': it needs 'logprobs' to be true."
         raise invalid(message, "top_logprobs", "invalid_value")
     return value
+
+
+def unknown_stream_options(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names in `stream_options` that are ignored."""
+    names = given.get("stream_options", {}).keys() - {"include_usage"}
+    return tuple(sorted(f"stream_options.{name}" for name in names))
 
 
 def read_include_usage(options: Mapping[str, Any] | None) -> bool:

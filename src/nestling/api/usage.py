@@ -28,6 +28,10 @@ LOG_REQUESTS_PER_MINUTE = 200
 GROUPINGS = ("day", "model", "day,model")
 STATUSES = ("succeeded", "failed")
 WINDOW_PARAMETERS = ("period", "start", "end", "key_prefix")
+PERIOD_PATTERN = (
+    r"^(?:[1-9][0-9]{0,2}|1[0-9]{3}|2[01][0-9]{2}|220[0-8])h$|^(?:[1-9]|[1-8][0-9]|9[0-2])d$"
+)
+"""What is read as a period, for the OpenAPI document."""
 _PERIOD = re.compile(r"([1-9][0-9]{0,3})([hd])")
 _HOURS = {"h": 1, "d": 24}
 
@@ -169,14 +173,15 @@ def _read_zone(query: Query) -> ZoneInfo:
     name = query.one("tz")
     if name is None:
         return ZoneInfo("UTC")
-    if name not in _zones():
+    if name not in time_zones():
         wanted = "expected a time zone's exact name, such as Europe/Berlin or UTC"
         raise bad_parameter("tz", f"{wanted}, but got '{shown(name)}'")
     return ZoneInfo(name)
 
 
 @cache
-def _zones() -> frozenset[str]:
+def time_zones() -> frozenset[str]:
+    """Return the names that `tz` may have."""
     return frozenset(available_timezones())
 
 

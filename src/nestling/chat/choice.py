@@ -2,7 +2,8 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator
 
 from nestling.chat.detokenizer import IncrementalDetokenizer
 from nestling.chat.request import AlternativeToken, ChatDelta, ChatFinishReason, TokenLogprob
@@ -30,6 +31,11 @@ class Choice:
         self._submit = Submit(secrets.token_hex(12), prompt_token_ids, sampling_params, cache_salt)
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stop = StopMatcher(stop)
+        self._num_decoded = 0
+        """Characters of all tokens so far."""
+        self._num_shown = 0
+        self._unshown: deque[tuple[int, TokenLogprobs]] = deque()
+        """Where tokens begin in the text, and their logprobs, until that much is shown."""
         self.token_ids: list[int] = []
         """Generated so far, the end token and tokens of a stop string included."""
         self.logprobs: list[TokenLogprobs] | None = None
@@ -60,7 +66,7 @@ class Choice:
 
     def _take(self, output: TokenOutput) -> ChatDelta | None:
         """The delta that one engine output gives, None if no text is certain yet."""
-        text, num_used, is_stopped = self._push(output.token_ids)
+        text, num_used, is_stopped = self._push(output)
         self.token_ids += output.token_ids[:num_used]
         if output.logprobs is not None:
             self.logprobs = (self.logprobs or []) + output.logprobs[:num_used]
@@ -72,31 +78,40 @@ class Choice:
                 rest, is_stopped = self._stop.flush()
             text += tail + rest
             reason = "stop" if is_stopped else reason
-        logprobs = self._logprobs(output, num_used)
+        self._num_shown += len(text)
+        logprobs = None
+        if output.logprobs is not None:
+            logprobs = self._logprobs(is_all=reason is not None and not is_stopped)
         if not text and reason is None and not logprobs:
             return None
         index = self._submit.sampling_params.choice_index
         return ChatDelta(index, text, reason, logprobs)
 
-    def _push(self, token_ids: Sequence[int]) -> tuple[str, int, bool]:
+    def _push(self, output: TokenOutput) -> tuple[str, int, bool]:
         """Text that has become certain, tokens used up, and whether a stop string was met."""
         text = ""
-        for number, token_id in enumerate(token_ids, 1):
+        for number, token_id in enumerate(output.token_ids, 1):
             if token_id in self._submit.sampling_params.stop_token_ids:
                 return text, number, False
-            emitted, is_stopped = self._stop.push(self._detokenizer.push(token_id))
+            if output.logprobs is not None:
+                self._unshown.append((self._num_decoded, output.logprobs[number - 1]))
+            decoded = self._detokenizer.push(token_id)
+            self._num_decoded += len(decoded)
+            emitted, is_stopped = self._stop.push(decoded)
             text += emitted
             if is_stopped:
                 return text, number, True
-        return text, len(token_ids), False
+        return text, len(output.token_ids), False
 
-    def _logprobs(self, output: TokenOutput, num_used: int) -> tuple[TokenLogprob, ...] | None:
-        """Of the output's visible tokens; None if the request asked for none."""
-        if output.logprobs is None:
-            return None
-        ends = self._submit.sampling_params.stop_token_ids
-        entries = zip(output.token_ids[:num_used], output.logprobs, strict=False)
-        return tuple(self._entry(entry) for token_id, entry in entries if token_id not in ends)
+    def _logprobs(self, *, is_all: bool) -> tuple[TokenLogprob, ...]:
+        """Of the tokens that begin in the text which is shown by now, or of all that wait.
+
+        So they come with their text, and what a stop string swallows has none.
+        """
+        entries = []
+        while self._unshown and (is_all or self._unshown[0][0] < self._num_shown):
+            entries.append(self._entry(self._unshown.popleft()[1]))
+        return tuple(entries)
 
     def _entry(self, entry: TokenLogprobs) -> TokenLogprob:
         return TokenLogprob(

@@ -34,7 +34,8 @@ _PERIODS: dict[str, Retention] = {"": "no_reset", "day": "day", "week": "week", 
 def create(
     name: Annotated[str, typer.Option("--name", "-n", help="What the key is for.")],
     expires_days: Annotated[
-        int | None, typer.Option("--expires-days", min=1, help="Days until the key expires.")
+        int | None,
+        typer.Option("--expires-days", min=1, max=36_500, help="Days until the key expires."),
     ] = None,
     management: Annotated[
         bool, typer.Option("--management", help="For /v1/keys only; it cannot do inference.")

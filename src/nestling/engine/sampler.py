@@ -126,6 +126,5 @@ def token_logprobs(raw: NDArray[np.float32], token_id: int, num_top: int) -> Tok
     """Log-softmax of the model's own logits over the text tokens, before any parameter acts."""
     best = native_sampling.top_logprobs(raw, max(num_top, 1))
     top = zip(best.ids.tolist(), best.logprobs.tolist(), strict=True)
-    return TokenLogprobs(
-        token_id, float(raw[token_id]) - best.logsumexp, tuple(top) if num_top else ()
-    )
+    chosen = float(np.float32(float(raw[token_id]) - best.logsumexp))  # as it stands in `top`
+    return TokenLogprobs(token_id, chosen, tuple(top) if num_top else ())
