@@ -45,11 +45,18 @@ def vocabularies() -> dict[str, NDArray[np.float32]]:
     nearly_flat = 5 + normal * np.float32(1e-3)
     outlier = nearly_flat.copy()
     outlier[7] = -20
+    peaked = normal * 2 - 6
+    peaked[rng.integers(0, VOCAB_SIZE, 40)] += 18
+    # The sampler looks at every 127th token to guess where a filter ends.
+    misleading = normal * np.float32(1e-3)
+    misleading[::127] += 8
     return {
         "normal(-5, 3)": normal * 3 - 5,
         "nearly flat": nearly_flat,
         "all equal": np.zeros(VOCAB_SIZE, np.float32),
         "flat + outlier": outlier,
+        "peaked": peaked,
+        "misleading": misleading,
     }
 
 

@@ -4,6 +4,7 @@
 
 namespace nestling {
 
-constinit const KernelTable kPortableKernels{key_extent, weights_of, buckets_of, keep, sum_of};
+constinit const KernelTable kPortableKernels{key_extent, weights_of,    buckets_of, keep,
+                                             sum_of,     mass_of_range, ids_between};
 
 }  // namespace nestling

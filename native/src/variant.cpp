@@ -90,8 +90,16 @@ Variant best_variant() {
 
 const KernelTable& kernels(Variant variant) {
   require_supported(variant);
-  const bool has_avx2_kernels = variant == Variant::kAvx2 || variant == Variant::kAvx512;
-  return has_avx2_kernels ? kAvx2Kernels : kPortableKernels;
+  switch (variant) {
+    case Variant::kAvx2:
+      return kAvx2Kernels;
+    case Variant::kAvx512:
+      return kAvx512Kernels;
+    case Variant::kPortable:
+    case Variant::kNeon:
+      return kPortableKernels;
+  }
+  return kPortableKernels;
 }
 
 const StepKernels& step_kernels(Variant variant) {

@@ -1,10 +1,13 @@
 // The thread pool, the sampler and the bandwidth meter under the sanitizers. What the sampler gives
-// is tested from Python; here it is memory, arithmetic and threads that are watched.
+// is tested from Python; here it is memory, arithmetic and threads that are watched, and the
+// kernels of every variant compared with the portable ones.
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <stdexcept>
@@ -13,9 +16,12 @@
 #include <vector>
 
 #include "check.h"
+#include "kernel_table.h"
+#include "logit_keys.h"
 #include "nestling/bandwidth.h"
 #include "nestling/sampling.h"
 #include "nestling/thread_pool.h"
+#include "nestling/variant.h"
 
 namespace nestling {
 
@@ -166,6 +172,127 @@ void test_sampling_of_odd_sizes_and_extreme_numbers() {
   }
 }
 
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  if (a.size() != b.size()) return false;
+  return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// Random, tied, all equal, banned by bias, an outlier over a flat field, and extreme numbers.
+std::vector<std::vector<float>> sampler_fields(std::size_t size) {
+  const std::vector<float> random = random_floats(size, 8);
+  std::vector<std::vector<float>> fields(6, random);
+  for (float& x : fields[1]) x = std::round(x * 2.0f) / 2.0f;
+  for (float& x : fields[2]) x = -1.25f;
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (std::size_t i = 1; i < size; i += 3) fields[3][i] = -infinity;
+  for (std::size_t i = 0; i < size; ++i) fields[4][i] = 5.0f + 1e-3f * random[i];
+  fields[4][size / 2] = -20.0f;
+  const float extremes[] = {3.4e38f, -infinity, -3.4e38f, 1e-45f, -1e-45f, 0.0f, -0.0f, 87.0f};
+  for (std::size_t i = 0; i < size; ++i) fields[5][i] = extremes[i % 8];
+  return fields;
+}
+
+// Every kernel's results on one field, to the bit those of the portable variant.
+void compare_with_portable(const KernelTable& tested, const std::vector<float>& logits) {
+  const KernelTable& exact = kernels(Variant::kPortable);
+  const std::size_t size = logits.size();
+  const KeyExtent extent = exact.key_extent(logits.data(), size);
+  const KeyExtent found = tested.key_extent(logits.data(), size);
+  CHECK(found.lowest == extent.lowest && found.highest == extent.highest &&
+        found.lowest_finite == extent.lowest_finite);
+
+  std::vector<float> weights(size), expected_weights(size);
+  for (const float divisor : {1.0f, 0.7f, 1e-38f, 3.4e38f}) {
+    const float best = logit_of(extent.highest);
+    const double sum =
+        exact.weights_of(logits.data(), size, best, divisor, expected_weights.data());
+    CHECK(tested.weights_of(logits.data(), size, best, divisor, weights.data()) == sum);
+    CHECK(same_bits(weights, expected_weights));
+    CHECK(tested.sum_of(weights.data(), size) == sum);
+    CHECK(exact.sum_of(weights.data(), size) == sum);
+  }
+  exact.weights_of(logits.data(), size, logit_of(extent.highest), 1.0f, expected_weights.data());
+
+  const std::int32_t middle = key_of(logits[size / 3]);
+  const std::int32_t ranges[][2] = {{extent.lowest, extent.highest},
+                                    {middle, middle},
+                                    {middle, extent.highest},
+                                    {key_of(-0.5f), key_of(0.5f)},
+                                    {extent.highest, extent.highest}};
+  for (const auto& [lowest, highest] : ranges) {
+    for (const float* const masses :
+         {static_cast<const float*>(nullptr), static_cast<const float*>(expected_weights.data())}) {
+      const RangeMass mass = exact.mass_of_range(logits.data(), masses, size, lowest, highest);
+      const RangeMass tested_mass =
+          tested.mass_of_range(logits.data(), masses, size, lowest, highest);
+      CHECK(tested_mass.with_range == mass.with_range);
+      CHECK(tested_mass.above_range == mass.above_range);
+    }
+    for (const std::size_t begin : {std::size_t{0}, size / 5}) {
+      std::vector<std::uint32_t> ids(size - begin), expected_ids;
+      std::vector<float> values(size - begin), expected_values;
+      for (std::size_t i = begin; i < size; ++i) {
+        if (key_of(logits[i]) < lowest || key_of(logits[i]) > highest) continue;
+        expected_ids.push_back(static_cast<std::uint32_t>(i));
+        expected_values.push_back(logits[i]);
+      }
+      for (float* const kept : {static_cast<float*>(nullptr), values.data()}) {
+        const std::size_t num_ids =
+            tested.ids_between(logits.data(), begin, size, lowest, highest, ids.data(), kept);
+        CHECK(num_ids == expected_ids.size());
+        CHECK(std::equal(expected_ids.begin(), expected_ids.end(), ids.begin()));
+      }
+      values.resize(expected_values.size());
+      CHECK(same_bits(values, expected_values));
+    }
+    std::vector<std::uint16_t> buckets(size), expected_buckets(size);
+    for (const int shift : {0, 9, 21}) {
+      exact.buckets_of(logits.data(), size, lowest, shift, expected_buckets.data());
+      tested.buckets_of(logits.data(), size, lowest, shift, buckets.data());
+      CHECK(same_bits(buckets, expected_buckets));
+    }
+    std::vector<float> kept = expected_weights;
+    std::vector<float> expected_kept = expected_weights;
+    exact.keep(logits.data(), size, lowest, 0.01f, expected_kept.data());
+    tested.keep(logits.data(), size, lowest, 0.01f, kept.data());
+    CHECK(same_bits(kept, expected_kept));
+  }
+}
+
+void test_sampler_kernels_of_every_variant() {
+  int num_tested = 0;
+  for (const Variant variant : kVariants) {
+    if (!is_supported(variant)) continue;
+    ++num_tested;
+    for (const std::size_t size : {1u, 7u, 15u, 16u, 17u, 31u, 33u, 64u, 513u, 2049u, 5000u}) {
+      for (const auto& field : sampler_fields(size)) compare_with_portable(kernels(variant), field);
+    }
+    const std::vector<float> poisoned(40, std::numeric_limits<float>::quiet_NaN());
+    CHECK(kernels(variant).key_extent(poisoned.data(), 40).highest > key_of(kInfinity));
+  }
+  CHECK(num_tested > 0);
+}
+
+// Large enough for the sample, also where the sample sees nothing of what is selected.
+void test_sampling_of_large_vocabularies() {
+  constexpr std::size_t kSize = 40'000;
+  std::vector<std::vector<float>> fields = sampler_fields(kSize);
+  fields.emplace_back(kSize, 0.0f);
+  for (std::size_t i = 0; i < kSize; ++i) fields.back()[i] = i % 19 == 0 ? -3.0f : 2.0f;
+  for (const std::vector<float>& logits : fields) {
+    for (const std::int64_t top_k : {0, 1, 40, 20'000, 39'999}) {
+      for (const double top_p : {0.0, 0.5, 0.99, 1.0}) {
+        const SamplingSettings settings{1.0, top_k, top_p, 0.1, 0.01};
+        for (const double uniform : {0.0, 0.5, 1.0 - 0x1p-53}) {
+          const std::int32_t token = sample(logits, settings, uniform);
+          CHECK(std::isfinite(logits.at(static_cast<std::size_t>(token))));
+        }
+      }
+    }
+  }
+}
+
 void test_samplers_in_several_threads() {
   const std::vector<float> logits = random_floats(20'000, 7);
   const SamplingSettings settings{1.0, 0, 0.9, 0.0, 0.0};
@@ -202,6 +329,8 @@ void run_all() {
   test_pool_rethrows_the_first_of_several();
   test_pools_come_and_go();
   test_sampling_of_odd_sizes_and_extreme_numbers();
+  test_sampler_kernels_of_every_variant();
+  test_sampling_of_large_vocabularies();
   test_samplers_in_several_threads();
   test_bandwidth_of_odd_sizes();
 }

@@ -117,6 +117,58 @@ def test_flat_vocabulary_keeps_the_right_number(name: str) -> None:
     assert draw(logits, 1 - 2**-53, top_k=1000) == survivors[-1]
 
 
+def uneven_vocabularies() -> dict[str, NDArray[np.float32]]:
+    """What a sample of the vocabulary tells badly: rare heavy tokens, outliers, ties, a pattern."""
+    rng = np.random.default_rng(2)
+    normal = rng.normal(size=VOCAB_SIZE)
+    peaked = normal * 2 - 5
+    peaked[rng.integers(0, VOCAB_SIZE, 30)] += 20
+    outlier = FLAT["nearly"].copy()
+    outlier[7], outlier[100_000] = -20, 6
+    banned = normal * 3
+    banned[rng.integers(0, VOCAB_SIZE, 3 * VOCAB_SIZE)] = -np.inf
+    ids = np.arange(VOCAB_SIZE)
+    step = (VOCAB_SIZE // 2048 - 1) | 1
+    result = {
+        "peaked": peaked,
+        "outlier": outlier,
+        "most banned": banned,
+        "ties": np.round(normal * 4) / 4,
+        "in step with the sample": np.where(ids % step == 0, 8 + normal * 1e-3, normal),
+        "out of step": np.where(ids % step == 0, normal, 8 + normal * 1e-3),
+        "sorted": np.sort(normal),
+    }
+    return {name: logits.astype(np.float32) for name, logits in result.items()}
+
+
+UNEVEN = uneven_vocabularies()
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+@pytest.mark.parametrize("top_k", [1, 64, 5_000, 131_072, 262_000])
+def test_uneven_vocabulary_keeps_exactly_the_k_best(name: str, top_k: int) -> None:
+    logits = UNEVEN[name]
+    best = np.lexsort((np.arange(VOCAB_SIZE), -logits))[:top_k]
+    kept = best[np.isfinite(logits[best])]
+    # So hot that all weights are 1, and the middles of equal shares name the tokens in turn.
+    shares = (np.unique(np.linspace(0, len(kept) - 1, 30).astype(int)) + 0.5) / len(kept)
+    drawn = [draw(logits, float(u), top_k=top_k, temperature=1e30) for u in shares]
+    assert drawn == np.sort(kept)[(shares * len(kept)).astype(int)].tolist()
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.9999])
+def test_uneven_vocabulary_keeps_the_mass_of_top_p(name: str, top_p: float) -> None:
+    logits = UNEVEN[name]
+    for filters in ({"top_p": top_p}, {"top_p": top_p, "top_k": 100_000, "temperature": 0.7}):
+        p = distribution(logits, **filters)
+        cumulative = np.cumsum(p)
+        for uniform in np.random.default_rng(3).random(20):
+            token = draw(logits, float(uniform), **filters)
+            assert p[token] > 0
+            assert cumulative[token] - p[token] - 1e-6 <= uniform <= cumulative[token] + 1e-6
+
+
 CHI_SQUARE_CASES: dict[str, dict[str, float]] = {
     "plain": {},
     "temperature": {"temperature": 0.6},
