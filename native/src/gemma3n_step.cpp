@@ -206,7 +206,7 @@ class Gemma3n::Step {
               float* out, std::size_t out_stride);
   void quantize(Activations& x, std::size_t row) {
     kernels_.quantize(x.row(row), x.stride, row, x.padded_in, x.bytes.data(),
-                      x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data());
+                      x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data(), x.halves.data());
   }
   float inverse_rms(float sum_squares, std::size_t size) const {
     return 1.0f / std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
@@ -731,7 +731,8 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
         if (to_bytes) {
           kernels_.quantize(gates + r * width, width, row + r, act.padded_in,
                             act.bytes.data() + tile_begin * kTile * kPanelRows, nullptr,
-                            act.groups.data() + begin * kPanelRows);
+                            act.groups.data() + begin * kPanelRows,
+                            act.halves.data() + begin * kPanelRows);
         } else {
           std::memcpy(act.row(row + r) + tile_begin * kTile, gates + r * width,
                       width * sizeof(float));
@@ -850,7 +851,7 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
     }
     if (to_bytes) {
       kernels_.quantize(up, ws_.up.stride, row, ws_.ffn_act.padded_in, ws_.ffn_act.bytes.data(),
-                        nullptr, ws_.ffn_act.groups.data());
+                        nullptr, ws_.ffn_act.groups.data(), ws_.ffn_act.halves.data());
     } else {
       std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.stride * sizeof(float));
     }

@@ -119,6 +119,8 @@ float dot_row_kernel(const RowMatrix& weight, std::size_t row, const DotRow& x) 
     case Format::kQ4:
       return x.low_bytes != nullptr ? quantized_dot<V, true, true>(weight, row, x)
                                     : quantized_dot<V, true, false>(weight, row, x);
+    case Format::kQ6:  // rows have none
+      break;
     case Format::kQ8:
       return x.low_bytes != nullptr ? quantized_dot<V, false, true>(weight, row, x)
                                     : quantized_dot<V, false, false>(weight, row, x);
@@ -184,6 +186,8 @@ inline void with_column_reader(const ColumnMatrix& weight, const F& f) {
     case Format::kQ4:
       return weight.has_min() ? f(quantized_column<V, true, true>)
                               : f(quantized_column<V, true, false>);
+    case Format::kQ6:  // columns have none
+      break;
     case Format::kQ8:
       return weight.has_min() ? f(quantized_column<V, false, true>)
                               : f(quantized_column<V, false, false>);
