@@ -141,8 +141,10 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
   }
   for (std::size_t block = group_begin; block < group_end; block += kBlockGroups) {
     const auto* factors = reinterpret_cast<const std::int8_t*>(line);
+    // All prefetches in the order of the memory: factors ahead of their turn cost a sixth of the
+    // speed.
     for (std::size_t j = 0; j < kSixBitFactorBytes; j += 64) {
-      V::prefetch(line + kSixBitBlockBytes + j);
+      V::prefetch(line + kPrefetchBytes + j);
     }
     line += kSixBitFactorBytes;
     const F32 block_scale = F32::load_float16(scales);
