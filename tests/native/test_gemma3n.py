@@ -14,7 +14,7 @@ from nestling.model.kernels import NumpyKernels
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
-from nestling.weights.packing import core_config, core_layers, pack_weights
+from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Array, NumpyDecoder, Session, make_decoder, one_shot
 from tests.model.strategies import configs, schedules
@@ -141,6 +141,12 @@ def test_six_bits(variant: str, wide: bool) -> None:
         assert formats[name] == "q6"
     assert formats["layers.0.mlp.up_proj.weight"] == "q8"
     assert_as_near_as_bytes_allow(decoder, source, 4)
+
+
+def test_the_size_of_six_bits_is_foreseen() -> None:
+    plan = PackPlan(SIX_BITS, stored_model(SIX_BITS, 2, ("Q6_K",)), ThreadPool(1))
+    actual = sum(packed.nbytes for _, packed in plan.pack())
+    assert 0.95 * actual < plan.packed_bytes() < 1.05 * actual
 
 
 SOURCES: dict[str, TensorSource] = {
