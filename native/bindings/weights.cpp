@@ -96,7 +96,7 @@ nb::ndarray<nb::numpy, std::uint8_t> encode_rows(const AnyArray& values, const s
   return std::move(out).release();
 }
 
-constexpr const char* kFormatNames[] = {"float32", "float16", "bfloat16", "q4", "q8"};
+constexpr const char* kFormatNames[] = {"float32", "float16", "bfloat16", "q4", "q6", "q8"};
 
 Format format_of(const char* argument, const std::string& name) {
   for (std::size_t i = 0; i < std::size(kFormatNames); ++i) {
@@ -104,7 +104,8 @@ Format format_of(const char* argument, const std::string& name) {
   }
   throw nb::value_error(
       (std::string(argument) +
-       ": expected \"float32\", \"float16\", \"bfloat16\", \"q4\" or \"q8\", got \"" + name + "\"")
+       ": expected \"float32\", \"float16\", \"bfloat16\", \"q4\", \"q6\" or \"q8\", got \"" +
+       name + "\"")
           .c_str());
 }
 
@@ -112,7 +113,7 @@ template <class Packed>
 std::unique_ptr<Packed> pack(const AnyArray& data, const std::string& dtype, std::size_t row_size,
                              ThreadPool& pool, const std::optional<std::string>& format) {
   const StoredMatrix stored = stored_matrix(data, dtype, row_size);
-  const Format chosen = format ? format_of("target", *format) : natural_format(stored.type);
+  const Format chosen = format ? format_of("target", *format) : Packed::natural_format(stored.type);
   const nb::gil_scoped_release release;
   return std::make_unique<Packed>(Packed::pack(stored, chosen, pool));
 }

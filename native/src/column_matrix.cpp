@@ -109,6 +109,7 @@ void pack_panel(const StoredMatrix& stored, std::size_t row, std::size_t begin,
 
 ColumnMatrix::ColumnMatrix(Format format, std::size_t out_features, std::size_t num_columns)
     : PackedWeights(format), out_features_(out_features), num_columns_(num_columns) {
+  check_not_tiled(format);
   check_shape(out_features, num_columns);
   padded_out_ = round_up(out_features, kOutMultiple);
 }

@@ -247,9 +247,9 @@ double Gemma3n::weight_bytes_per_token() const {
     if (w.gate_rows == nullptr) continue;
     num_near += static_cast<double>(times_.num_rows) * static_cast<double>(w.gate_rows->num_rows());
   }
-  const double near =
-      times_.num_refined_neurons > 0 ? static_cast<double>(times_.num_refined_neurons) / num_near
-                                     : live;
+  const double near = times_.num_refined_neurons > 0
+                          ? static_cast<double>(times_.num_refined_neurons) / num_near
+                          : live;
   for (const LayerWeights& w : weights_.layers) {
     for (const auto* matrix :
          {&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj, &w.laurel_left, &w.laurel_right, &w.gate_proj,

@@ -17,9 +17,9 @@ namespace nestling {
 
 namespace {
 
-constexpr float kLeastMeanSquare = 1e-5f;  // the floor of AltUp's magnitudes, HF's
-constexpr std::size_t kChunk = 256;        // neurons whose rows of up_proj stay in the L2 cache
-constexpr std::size_t kDecodedWidth = 64;  // outputs of a chunk that stay there in float32
+constexpr float kLeastMeanSquare = 1e-5f;     // the floor of AltUp's magnitudes, HF's
+constexpr std::size_t kChunk = 256;           // neurons whose rows of up_proj stay in the L2 cache
+constexpr std::size_t kDecodedWidth = 64;     // outputs of a chunk that stay there in float32
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
 constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
 constexpr std::size_t kHeadTiles = 16;
@@ -136,9 +136,9 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   const std::size_t num_queries = num_heads / c.num_key_value_heads;
   attention_rows = std::max<std::size_t>(kernels.attention_rows / num_queries, 1);
   const std::size_t num_vectors = attention_rows * num_queries;
-  const std::size_t scratch = std::max(
-      attention_scratch(num_vectors, head, max_model_len),
-      std::max(2 * kFeedForwardRows * kHeadTiles * kTile, kChunk * kDecodedWidth));
+  const std::size_t scratch =
+      std::max(attention_scratch(num_vectors, head, max_model_len),
+               std::max(2 * kFeedForwardRows * kHeadTiles * kTile, kChunk * kDecodedWidth));
   for (std::size_t i = 0; i < num_threads; ++i) {
     thread_scratch.emplace_back(scratch);
     thread_live_rows.emplace_back(has_sparse ? rows : 0);
@@ -209,7 +209,7 @@ class Gemma3n::Step {
               float* out, std::size_t out_stride);
   void quantize(Activations& x, std::size_t row) {
     kernels_.quantize(x.row(row), x.stride, row, x.padded_in, x.bytes.data(),
-                      x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data());
+                      x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data(), x.halves.data());
   }
   float inverse_rms(float sum_squares, std::size_t size) const {
     return 1.0f / std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
@@ -746,7 +746,8 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
         if (to_bytes) {
           kernels_.quantize(gates + r * width, width, row + r, act.padded_in,
                             act.bytes.data() + tile_begin * kTile * kPanelRows, nullptr,
-                            act.groups.data() + begin * kPanelRows);
+                            act.groups.data() + begin * kPanelRows,
+                            act.halves.data() + begin * kPanelRows);
         } else {
           std::memcpy(act.row(row + r) + tile_begin * kTile, gates + r * width,
                       width * sizeof(float));
@@ -892,8 +893,8 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
     float* up = ws_.up.row(row);
     const std::uint32_t* indices = live_indices(row);
     const float* values = live_values(row);
-    ws_.num_live[row] = kernels_.keep_live(live_indices(row), live_values(row), ws_.num_live[row],
-                                           ws_.cutoff[row]);
+    ws_.num_live[row] =
+        kernels_.keep_live(live_indices(row), live_values(row), ws_.num_live[row], ws_.cutoff[row]);
     std::size_t next = 0;
     for (std::size_t i = 0; i < size; ++i) {
       const bool is_live = next < ws_.num_live[row] && indices[next] == i;
@@ -901,7 +902,7 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
     }
     if (to_bytes) {
       kernels_.quantize(up, ws_.up.stride, row, ws_.ffn_act.padded_in, ws_.ffn_act.bytes.data(),
-                        nullptr, ws_.ffn_act.groups.data());
+                        nullptr, ws_.ffn_act.groups.data(), ws_.ffn_act.halves.data());
     } else {
       std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.stride * sizeof(float));
     }

@@ -35,7 +35,8 @@ struct Activations {
         floats(has_floats ? num_rows * stride : 0),
         bytes((num_rows + kPanelRows) * padded_in),
         low_bytes((num_rows + kPanelRows) * padded_in),
-        groups((num_rows + kPanelRows) * (padded_in / kGroup)) {}
+        groups((num_rows + kPanelRows) * (padded_in / kGroup)),
+        halves((num_rows + kPanelRows) * (padded_in / kGroup)) {}
 
   float* row(std::size_t index) { return floats.data() + index * stride; }
   Rows from(std::size_t index) const {
@@ -44,6 +45,7 @@ struct Activations {
             .bytes = bytes.data() + index * padded_in,
             .low_bytes = is_wide ? low_bytes.data() + index * padded_in : nullptr,
             .groups = groups.data() + index * (padded_in / kGroup),
+            .halves = halves.data() + index * (padded_in / kGroup),
             .padded_in = padded_in};
   }
 
@@ -54,6 +56,7 @@ struct Activations {
   Array<std::int8_t> bytes;
   Array<std::int8_t> low_bytes;
   Array<GroupScale> groups;
+  Array<HalfBiases> halves;
   bool is_wide = false;  // whether the bytes in it have low bytes
 };
 

@@ -175,6 +175,11 @@ struct Avx2 {
             _mm256_add_epi32(sum.high, dot_signed(w.high, x.high))};
   }
 
+  static void join_six_bits(const Bytes (&nibbles)[2], const Bytes& upper, Bytes (&codes)[4]) {
+    join_six_bits(nibbles[0].low, nibbles[1].low, upper.low, codes, &Bytes::low);
+    join_six_bits(nibbles[0].high, nibbles[1].high, upper.high, codes, &Bytes::high);
+  }
+
   static void store_bytes(F32 values, std::int8_t* to) {
     const __m256i words =
         _mm256_packs_epi32(_mm256_cvtps_epi32(values.low), _mm256_cvtps_epi32(values.high));
@@ -206,7 +211,20 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(
         _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127)), 23));
   }
-  // Nibbles times bytes: pairs sum to at most 2 * 15 * 127, so nothing saturates.
+  // Shifts are of words: what crosses a byte's border is masked.
+  static void join_six_bits(__m256i first, __m256i second, __m256i upper, Bytes (&codes)[4],
+                            __m256i Bytes::* half) {
+    const __m256i low = _mm256_set1_epi8(0x0f);
+    const __m256i high = _mm256_set1_epi8(0x30);
+    const auto join = [&](__m256i nibbles, __m256i bits) {
+      return _mm256_or_si256(_mm256_and_si256(nibbles, low), _mm256_and_si256(bits, high));
+    };
+    codes[0].*half = join(first, _mm256_slli_epi16(upper, 4));
+    codes[1].*half = join(_mm256_srli_epi16(first, 4), _mm256_slli_epi16(upper, 2));
+    codes[2].*half = join(second, upper);
+    codes[3].*half = join(_mm256_srli_epi16(second, 4), _mm256_srli_epi16(upper, 2));
+  }
+  // Codes times bytes: pairs sum to at most 2 * 63 * 127, so nothing saturates.
   static __m256i dot(__m256i w, __m256i x) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
   }

@@ -124,6 +124,17 @@ struct Avx512 {
     return {_mm512_sub_epi32(_mm512_dpbusd_epi32(sum.v, w.v, x), shift)};
   }
 
+  // Shifts are of words: what crosses a byte's border is masked.
+  static void join_six_bits(const Bytes (&nibbles)[2], const Bytes& upper, Bytes (&codes)[4]) {
+    const __m512i pairs = _mm512_set1_epi8(0x33);
+    const __m512i even = _mm512_and_si512(upper.v, pairs);  // of steps 0 and 2
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(upper.v, 2), pairs);
+    codes[0].v = low_nibble_of(nibbles[0].v, _mm512_slli_epi16(even, 4));
+    codes[1].v = low_nibble_of(_mm512_srli_epi16(nibbles[0].v, 4), _mm512_slli_epi16(odd, 4));
+    codes[2].v = low_nibble_of(nibbles[1].v, even);
+    codes[3].v = low_nibble_of(_mm512_srli_epi16(nibbles[1].v, 4), odd);
+  }
+
   // Rounds to nearest even; values must be within -127..127.
   static void store_bytes(F32 values, std::int8_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
@@ -143,6 +154,12 @@ struct Avx512 {
 
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+  }
+
+ private:
+  // Each byte's low nibble from `low`, its high one from `rest`.
+  static __m512i low_nibble_of(__m512i low, __m512i rest) {
+    return _mm512_ternarylogic_epi32(low, rest, _mm512_set1_epi8(15), 0xe4);
   }
 };
 

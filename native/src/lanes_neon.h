@@ -162,7 +162,7 @@ struct Neon {
     }
   };
 
-  // Nibbles are held as signed bytes too: 0..15 fits both.
+  // Nibbles and codes of 6 bits are held as signed bytes too: 0..63 fits both.
   struct Bytes {
     int8x16_t v[4];
 
@@ -201,6 +201,21 @@ struct Neon {
   }
   static I32 add_dot_vector_signed(I32 sum, Bytes w, const std::int8_t* x64) {
     return add_dot_vector(sum, w, x64);
+  }
+
+  static void join_six_bits(const Bytes (&nibbles)[2], const Bytes& upper, Bytes (&codes)[4]) {
+    const Bytes steps[4] = {nibbles[0].low_nibbles(), nibbles[0].high_nibbles(),
+                            nibbles[1].low_nibbles(), nibbles[1].high_nibbles()};
+    const int8x16_t high = vdupq_n_s8(0x30);
+    for (int i = 0; i < 4; ++i) {
+      const uint8x16_t bits = vreinterpretq_u8_s8(upper.v[i]);
+      const uint8x16_t shifted[4] = {vshlq_n_u8(bits, 4), vshlq_n_u8(bits, 2), bits,
+                                     vshrq_n_u8(bits, 2)};
+      for (int s = 0; s < 4; ++s) {
+        const int8x16_t above = vandq_s8(vreinterpretq_s8_u8(shifted[s]), high);
+        codes[s].v[i] = vorrq_s8(steps[s].v[i], above);
+      }
+    }
   }
 
   static void store_bytes(F32 values, std::int8_t* to) {

@@ -190,7 +190,7 @@ struct Portable {
     }
   };
 
-  // Lane i gains w[4i .. 4i + 4) times the four bytes at x4; w are unsigned nibbles.
+  // Lane i gains w[4i .. 4i + 4) times the four bytes at x4; w are unsigned, at most 63.
   static I32 add_dot(I32 sum, const Bytes& w, const std::int8_t* x4) {
     for (int i = 0; i < 64; ++i) sum.v[i / 4] += w.v[i] * x4[i % 4];
     return sum;
@@ -208,6 +208,17 @@ struct Portable {
   static I32 add_dot_vector_signed(I32 sum, const Bytes& w, const std::int8_t* x64) {
     for (int i = 0; i < 64; ++i) sum.v[i / 4] += static_cast<std::int8_t>(w.v[i]) * x64[i];
     return sum;
+  }
+
+  // Codes of 6 bits for four steps s of inputs: the low (s even) or high nibbles of line s / 2, and
+  // above them the bits 2 * s of `upper`.
+  static void join_six_bits(const Bytes (&nibbles)[2], const Bytes& upper, Bytes (&codes)[4]) {
+    for (int s = 0; s < 4; ++s) {
+      const Bytes low = s % 2 == 0 ? nibbles[s / 2].low_nibbles() : nibbles[s / 2].high_nibbles();
+      for (int i = 0; i < 64; ++i) {
+        codes[s].v[i] = static_cast<std::uint8_t>(low.v[i] | (upper.v[i] >> (2 * s) & 3) << 4);
+      }
+    }
   }
 
   // 16 values, rounded to the nearest integer, ties to even. They should lie in -127..127; what

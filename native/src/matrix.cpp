@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "pack_source.h"
+#include "stored_blocks.h"
 
 namespace nestling {
 
@@ -67,6 +70,49 @@ void pack_tile(const StoredMatrix& stored, ReadGroups read, std::size_t tile, co
   }
 }
 
+// 16 inputs of one output, four codes a word: nibbles, and the codes' upper bits.
+struct SixBitWords {
+  std::uint32_t nibbles[2];
+  std::uint32_t upper;
+};
+
+SixBitWords six_bit_words(const std::uint8_t* codes) {
+  std::uint32_t steps[4];
+  std::memcpy(steps, codes, sizeof(steps));
+  SixBitWords words{};
+  for (std::size_t s = 0; s < 4; ++s) {
+    words.nibbles[s / 2] |= (steps[s] & 0x0f0f0f0fu) << (4 * (s % 2));
+    words.upper |= (steps[s] >> 4 & 0x03030303u) << (2 * s);
+  }
+  return words;
+}
+
+// Tile `tile` of Q6_K as it is, rearranged.
+void pack_six_bit_tile(const StoredMatrix& stored, std::size_t tile, const Planes& to) {
+  const std::size_t num_outputs = std::min(kTile, stored.num_rows - tile * kTile);
+  const std::size_t num_blocks = stored.row_size / kSixBitBlock;
+  for (std::size_t b = 0; b < num_blocks; ++b) {
+    std::uint8_t* const factors = to.values + (tile * num_blocks + b) * kSixBitBlockBytes;
+    std::uint8_t* const lines = factors + kSixBitFactorBytes;
+    std::uint16_t* const scales = to.scales + (tile * num_blocks + b) * kTile;
+    for (std::size_t i = 0; i < num_outputs; ++i) {  // missing outputs stay zero
+      const auto* block = reinterpret_cast<const std::uint8_t*>(stored.row(tile * kTile + i)) +
+                          b * Q6KBlock::kBytes;
+      alignas(16) std::uint8_t codes[kSixBitBlock];
+      Q6KBlock::codes(block, codes);
+      scales[i] = load<std::uint16_t>(Q6KBlock::scale(block));
+      for (std::size_t part = 0; part < kSixBitBlock / 16; ++part) {
+        factors[part * kTile + i] = static_cast<std::uint8_t>(Q6KBlock::factors(block)[part]);
+        const SixBitWords words = six_bit_words(codes + 16 * part);
+        std::uint8_t* const to_words = lines + part * 3 * 64 + 4 * i;
+        std::memcpy(to_words, &words.nibbles[0], 4);
+        std::memcpy(to_words + 64, &words.nibbles[1], 4);
+        std::memcpy(to_words + 128, &words.upper, 4);
+      }
+    }
+  }
+}
+
 template <class Element>
 void pack_tile(const StoredMatrix& stored, std::size_t tile, Element* values) {
   Element rows[kTile][kPieceElements] = {};  // missing outputs stay zero
@@ -88,11 +134,24 @@ void pack_tile(const StoredMatrix& stored, std::size_t tile, Element* values) {
 Matrix::Matrix(Format format, std::size_t out_features, std::size_t in_features)
     : PackedWeights(format), out_features_(out_features), in_features_(in_features) {
   check_shape(out_features, in_features);
+  if (format == Format::kQ6 && in_features % kSixBitBlock != 0) {
+    throw std::invalid_argument(
+        "weight: expected rows of whole blocks of 256 elements for q6, got " +
+        std::to_string(in_features) + " elements");
+  }
+}
+
+Format Matrix::natural_format(StoredType type) {
+  return type == StoredType::kQ6_K ? Format::kQ6 : nestling::natural_format(type);
 }
 
 Matrix::PlaneBytes Matrix::plane_bytes() const {
   if (!is_quantized(format())) {
     return {num_tiles() * kTile * in_features_ * element_bytes(format()), 0};
+  }
+  if (format() == Format::kQ6) {
+    const std::size_t num_blocks = num_tiles() * (in_features_ / kSixBitBlock);
+    return {num_blocks * kSixBitBlockBytes, num_blocks * kTile * 2};
   }
   const std::size_t num_scales = num_tiles() * num_groups() * kTile;
   return {num_scales * (format() == Format::kQ4 ? 16 : 32), num_scales * 2};
@@ -107,6 +166,9 @@ Matrix Matrix::map(const std::shared_ptr<const MappedFile>& file, Format format,
 
 Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
   check_stored(stored);
+  if (format == Format::kQ6 && stored.type != StoredType::kQ6_K) {
+    throw std::invalid_argument("format: expected another than q6 for weights that are not Q6_K");
+  }
   Matrix packed(format, stored.num_rows, stored.row_size);
   const PlaneBytes bytes = packed.plane_bytes();
   Buffer values(bytes.values);
@@ -118,10 +180,11 @@ Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool)
       for (std::size_t tile = begin; tile < end; ++tile) body(tile);
     });
   };
-  if (is_quantized(format)) {
+  const Planes to{values.as<std::uint8_t>(), scales.as<std::uint16_t>(), mins.as<std::uint16_t>()};
+  if (format == Format::kQ6) {
+    each_tile([&](std::size_t tile) { pack_six_bit_tile(stored, tile, to); });
+  } else if (is_quantized(format)) {
     const ReadGroups read = group_reader(stored.type, format);
-    const Planes to{values.as<std::uint8_t>(), scales.as<std::uint16_t>(),
-                    mins.as<std::uint16_t>()};
     each_tile([&](std::size_t tile) {
       format == Format::kQ4 ? pack_tile<Format::kQ4>(stored, read, tile, to)
                             : pack_tile<Format::kQ8>(stored, read, tile, to);

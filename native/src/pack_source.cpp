@@ -183,6 +183,12 @@ void check_shape(std::size_t num_rows, std::size_t row_size) {
   }
 }
 
+void check_not_tiled(Format format) {
+  if (format == Format::kQ6) {
+    throw std::invalid_argument("format: expected another than q6 for rows or columns, got q6");
+  }
+}
+
 void check_stored(const StoredMatrix& stored) {
   check_shape(stored.data == nullptr ? 0 : stored.num_rows, stored.row_size);
   if (stored.row_size % block_elements(stored.type) != 0) {

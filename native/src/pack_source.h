@@ -49,6 +49,9 @@ void read_elements(const StoredMatrix& stored, std::size_t row, std::size_t begi
 void check_shape(std::size_t num_rows, std::size_t row_size);
 void check_stored(const StoredMatrix& stored);
 
+// Throws std::invalid_argument if only Matrix has the format.
+void check_not_tiled(Format format);
+
 constexpr std::size_t round_up(std::size_t count, std::size_t multiple) {
   return (count + multiple - 1) / multiple * multiple;
 }

@@ -66,6 +66,7 @@ void pack_row(const StoredMatrix& stored, std::size_t row, Element* values) {
 
 RowMatrix::RowMatrix(Format format, std::size_t num_rows, std::size_t in_features)
     : PackedWeights(format), num_rows_(num_rows), in_features_(in_features) {
+  check_not_tiled(format);
   check_shape(num_rows, in_features);
   padded_in_ = round_up(in_features, is_quantized(format) ? kQuantizedMultiple : kFloatMultiple);
 }

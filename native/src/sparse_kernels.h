@@ -19,6 +19,8 @@ constexpr std::size_t bytes_per_group(Format format) {
       return 64;
     case Format::kQ4:
       return 16;
+    case Format::kQ6:  // neither rows nor columns have it
+      break;
     case Format::kQ8:
       return 32;
   }
@@ -142,6 +144,8 @@ inline float dot_row(const RowMatrix& weight, std::size_t row, const DotRow& x) 
     case Format::kQ4:
       return x.low_bytes != nullptr ? quantized_dot<V, true, true>(weight, row, x)
                                     : quantized_dot<V, true, false>(weight, row, x);
+    case Format::kQ6:  // rows have none
+      break;
     case Format::kQ8:
       return x.low_bytes != nullptr ? quantized_dot<V, false, true>(weight, row, x)
                                     : quantized_dot<V, false, false>(weight, row, x);
@@ -230,6 +234,8 @@ inline void with_column_reader(const ColumnMatrix& weight, const F& f) {
     case Format::kQ4:
       return weight.has_min() ? f(quantized_column<V, true, true>)
                               : f(quantized_column<V, true, false>);
+    case Format::kQ6:  // columns have none
+      break;
     case Format::kQ8:
       return weight.has_min() ? f(quantized_column<V, false, true>)
                               : f(quantized_column<V, false, false>);
@@ -241,9 +247,9 @@ template <class V>
 inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std::size_t begin,
                             std::size_t end) {
   const std::size_t bytes = bytes_per_group(weight.format());
-  prefetch_bytes<V>(weight.values<std::uint8_t>() +
-                        (column * weight.padded_out() + begin) / kGroup * bytes,
-                    (end - begin) / kGroup * bytes);
+  prefetch_bytes<V>(
+      weight.values<std::uint8_t>() + (column * weight.padded_out() + begin) / kGroup * bytes,
+      (end - begin) / kGroup * bytes);
   if (!is_quantized(weight.format())) return;
   const std::size_t plane = column / kGroup * weight.padded_out() + begin;
   prefetch_bytes<V>(weight.scales() + plane, (end - begin) * sizeof(std::uint16_t));

@@ -30,6 +30,12 @@ struct GroupScale {
   std::int32_t byte_bias;    // -V::kByteBias * sum
 };
 
+// Where the sums of codes of 6 bits start: -32 * the sum of each 16 of the group's integers. Apart
+// from GroupScale, as only kQ6 reads them.
+struct HalfBiases {
+  std::int32_t of[2];
+};
+
 // Rows of activations, as floats and, for quantised weights, as bytes.
 struct Rows {
   const float* floats = nullptr;           // [row][stride]
@@ -37,6 +43,7 @@ struct Rows {
   const std::int8_t* bytes = nullptr;      // [row / 4][k / 4][row % 4][4], of padded_in inputs
   const std::int8_t* low_bytes = nullptr;  // likewise; null unless wide
   const GroupScale* groups = nullptr;      // [row / 4][group][row % 4]
+  const HalfBiases* halves = nullptr;      // likewise
   std::size_t padded_in = 0;               // multiple of 128
 
   std::size_t num_groups() const { return padded_in / kGroup; }
@@ -74,7 +81,8 @@ struct LiveRow {
   const std::uint32_t* indices;  // ascending
   const float* values;
   std::size_t count;
-  std::size_t num_known;  // indices that may be read, at least count: those after will be needed soon
+  std::size_t
+      num_known;  // indices that may be read, at least count: those after will be needed soon
   float* out;
 };
 
@@ -114,7 +122,8 @@ struct StepKernels {
   // Bytes, scales and sums of row number `row`, to their place in its panel; `low_bytes` may be
   // null.
   void (*quantize)(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
-                   std::int8_t* bytes, std::int8_t* low_bytes, GroupScale* groups);
+                   std::int8_t* bytes, std::int8_t* low_bytes, GroupScale* groups,
+                   HalfBiases* halves);
   // The same row for dots: bytes [padded_in], scales and sums [padded_in / 32].
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
                        std::int8_t* low_bytes, float* scales, float* scaled_sums);

@@ -86,26 +86,14 @@ void decode_q3_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out)
   }
 }
 
-// Codes of 128 weights: 4 low bits from 64 bytes, 2 high bits from 32.
-void codes_of_q6_k(const std::uint8_t* low, const std::uint8_t* high, std::uint8_t* codes) {
-  const auto code = [](int low_bits, int high_bits) {
-    return static_cast<std::uint8_t>(low_bits | (high_bits & 3) << 4);
-  };
-  for (int i = 0; i < 32; ++i) codes[i] = code(low[i] & 15, high[i]);
-  for (int i = 0; i < 32; ++i) codes[32 + i] = code(low[32 + i] & 15, high[i] >> 2);
-  for (int i = 0; i < 32; ++i) codes[64 + i] = code(low[i] >> 4, high[i] >> 4);
-  for (int i = 0; i < 32; ++i) codes[96 + i] = code(low[32 + i] >> 4, high[i] >> 6);
-}
-
 void decode_q6_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out) {
-  for (std::size_t b = 0; b < num_blocks; ++b, blocks += 210, out += 256) {
+  for (std::size_t b = 0; b < num_blocks; ++b, blocks += Q6KBlock::kBytes, out += 256) {
     alignas(16) std::uint8_t codes[256];
-    codes_of_q6_k(blocks, blocks + 128, codes);
-    codes_of_q6_k(blocks + 64, blocks + 160, codes + 128);
-    const float scale = load_half(blocks + 208);
+    Q6KBlock::codes(blocks, codes);
+    const float scale = load_half(Q6KBlock::scale(blocks));
     for (std::size_t group = 0; group < 16; ++group) {
-      const auto factor = static_cast<std::int8_t>(blocks[192 + group]);
-      const float group_scale = scale * static_cast<float>(factor);
+      const float factor = static_cast<float>(Q6KBlock::factors(blocks)[group]);
+      const float group_scale = scale * factor;
       for (std::size_t i = 16 * group; i < 16 * group + 16; ++i) {
         out[i] = group_scale * static_cast<float>(codes[i] - 32);
       }
@@ -132,7 +120,7 @@ constexpr std::array<Layout, 15> kLayouts{{
     {"Q3_K", 256, 110, decode_q3_k},
     groups<Q4KBlock>("Q4_K"),
     groups<Q5KBlock>("Q5_K"),
-    {"Q6_K", 256, 210, decode_q6_k},
+    {"Q6_K", 256, Q6KBlock::kBytes, decode_q6_k},
     groups<Iq4NlBlock>("IQ4_NL"),
     groups<Iq4XsBlock>("IQ4_XS"),
 }};

@@ -1,7 +1,7 @@
 // How GGML's block types hold groups of 32 weights: w = scale * (code - kOffset) + min.
 //
 // Each struct reads one type (layouts as in ggml-common.h). Types whose scale covers 16 weights
-// (Q2_K, Q3_K, Q6_K) have no such groups; stored.cpp decodes them.
+// have no such groups: Q6_K has a struct of another kind, Q2_K and Q3_K are decoded in stored.cpp.
 #pragma once
 
 #include <bit>
@@ -159,6 +159,32 @@ struct Iq4XsBlock {
   static void codes(const std::uint8_t* block, std::size_t group, std::int8_t* codes) {
     split_nibbles(block + 8 + 16 * group, codes);
     for (int i = 0; i < 32; ++i) codes[i] = kIq4Values[codes[i]];
+  }
+};
+
+// Codes of 6 bits in 16 groups of 16: w = scale * factor * (code - 32), an int8 factor a group.
+struct Q6KBlock {
+  static constexpr std::size_t kBytes = 210;
+
+  static const std::int8_t* factors(const std::uint8_t* block) {
+    return reinterpret_cast<const std::int8_t*>(block + 192);
+  }
+  static const std::uint8_t* scale(const std::uint8_t* block) { return block + 208; }  // f16
+  static void codes(const std::uint8_t* block, std::uint8_t* codes) {
+    half_codes(block, block + 128, codes);
+    half_codes(block + 64, block + 160, codes + 128);
+  }
+
+ private:
+  // Of 128 weights: 4 low bits from 64 bytes, 2 high bits from 32.
+  static void half_codes(const std::uint8_t* low, const std::uint8_t* high, std::uint8_t* codes) {
+    const auto code = [](int low_bits, int high_bits) {
+      return static_cast<std::uint8_t>(low_bits | (high_bits & 3) << 4);
+    };
+    for (int i = 0; i < 32; ++i) codes[i] = code(low[i] & 15, high[i]);
+    for (int i = 0; i < 32; ++i) codes[32 + i] = code(low[32 + i] & 15, high[i] >> 2);
+    for (int i = 0; i < 32; ++i) codes[64 + i] = code(low[i] >> 4, high[i] >> 4);
+    for (int i = 0; i < 32; ++i) codes[96 + i] = code(low[32 + i] >> 4, high[i] >> 6);
   }
 };
 

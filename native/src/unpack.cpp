@@ -39,6 +39,23 @@ float value_of(const Packed& packed, const Place& place) {
   return packed.has_min() ? product + float_of_half(packed.mins()[place.group]) : product;
 }
 
+// Input k of an output of kQ6.
+float six_bit_value(const Matrix& packed, std::size_t row, std::size_t k) {
+  const std::size_t lane = row % kTile;
+  const std::size_t num_blocks = packed.in_features() / kSixBitBlock;
+  const std::size_t block = row / kTile * num_blocks + k / kSixBitBlock;
+  const std::size_t part = k % kSixBitBlock / 16;
+  const std::uint8_t* factors = packed.values<std::uint8_t>() + block * kSixBitBlockBytes;
+  const std::uint8_t* lines = factors + kSixBitFactorBytes + part * 3 * 64;
+  const std::size_t step = k % 16 / 4;
+  const std::size_t byte = 4 * lane + k % 4;
+  const int low = lines[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
+  const int high = lines[128 + byte] >> (2 * step) & 3;
+  const auto factor = static_cast<std::int8_t>(factors[part * kTile + lane]);
+  const float scale = float_of_half(packed.scales()[block * kTile + lane]);
+  return scale * static_cast<float>(factor) * static_cast<float>((low | high << 4) - 32);
+}
+
 }  // namespace
 
 void unpack(const Matrix& packed, float* out) {
@@ -51,6 +68,10 @@ void unpack(const Matrix& packed, float* out) {
       if (!is_quantized(packed.format())) {
         value =
             value_of(packed.format(), packed.values<std::byte>(), (tile * in + k) * kTile + lane);
+        continue;
+      }
+      if (packed.format() == Format::kQ6) {
+        value = six_bit_value(packed, row, k);
         continue;
       }
       const std::size_t group = tile * packed.num_groups() + k / kGroup;

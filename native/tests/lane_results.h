@@ -5,7 +5,7 @@
 
 namespace nestling {
 
-constexpr int kNumOperations = 25;
+constexpr int kNumOperations = 29;
 
 struct LaneInputs {
   float a[16];
@@ -16,6 +16,7 @@ struct LaneInputs {
   float steps[16];    // -127..127
   std::uint16_t halves[16];
   std::uint8_t w[64];
+  std::uint8_t upper[64];
   std::int8_t x[64];
   int begin;
   int end;
@@ -54,6 +55,10 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
   for (int i = 0; i < 4; ++i) bias -= V::kByteBias * in.x[i];
   std::int8_t same[64];  // for add_dot_vector_signed: the same four again and again
   for (int i = 0; i < 64; ++i) same[i] = in.x[i % 4];
+  const auto* other = reinterpret_cast<const std::uint8_t*>(in.x);
+  const Bytes nibbles[2] = {w, Bytes::load(other)};
+  Bytes codes[4];
+  V::join_six_bits(nibbles, Bytes::load(in.upper), codes);
   const F32 results[] = {
       F32::zero(),
       F32::all(in.a[3]),
@@ -80,6 +85,10 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
       V::add_dot_signed(I32::all(bias), signed_w, in.x).to_float(),
       V::add_dot_vector(I32::all(-3), w.high_nibbles(), in.x).to_float(),
       V::add_dot_vector_signed(I32::all(-3), signed_w, same).to_float(),
+      V::add_dot(I32::zero(), codes[0], in.x).to_float(),
+      V::add_dot(I32::all(2), codes[1], in.x + 4).to_float(),
+      V::add_dot(I32::zero(), codes[2], in.x + 8).to_float(),
+      V::add_dot(I32::zero(), codes[3], in.x + 12).to_float(),
   };
   static_assert(sizeof(results) / sizeof(F32) == kNumOperations);
   for (int i = 0; i < kNumOperations; ++i) results[i].store(out.floats[i]);

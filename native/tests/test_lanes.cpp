@@ -36,6 +36,7 @@ LaneInputs lane_inputs(unsigned round) {
   }
   for (std::size_t i = 0; i < 64; ++i) {
     in.w[i] = static_cast<std::uint8_t>(round % 5 == 0 ? 0x80 : generator());
+    in.upper[i] = static_cast<std::uint8_t>(round % 3 == 0 ? 0xff : generator());
     in.x[i] = static_cast<std::int8_t>(static_cast<int>(generator() % 255) - 127);
     if (round % 3 == 0) in.x[i] = in.x[i] < 0 ? -127 : 127;
   }

@@ -75,7 +75,7 @@ void compare(const Tables& tables, Numbers numbers, const F& f) {
 
 constexpr StoredType kTypes[] = {StoredType::kF32,  StoredType::kF16,  StoredType::kBF16,
                                  StoredType::kQ4_0, StoredType::kQ4_1, StoredType::kQ8_0,
-                                 StoredType::kQ5_1};
+                                 StoredType::kQ5_1, StoredType::kQ6_K};
 
 // A stored matrix of any codes and of scales that are random or extreme.
 class Weights {
@@ -87,7 +87,7 @@ class Weights {
     if (is_quantized(natural_format(type))) {
       const std::size_t size = block_bytes(type);
       for (std::size_t at = 0; at < memory_.size(); at += size) {
-        put(at, scale(numbers));
+        put(type == StoredType::kQ6_K ? at + 208 : at, scale(numbers));
         if (type == StoredType::kQ4_1 || type == StoredType::kQ5_1) put(at + 2, scale(numbers));
         if (type == StoredType::kQ8_0 && generator() % 4 == 0) {
           std::fill_n(memory_.begin() + static_cast<std::ptrdiff_t>(at) + 2, 32, std::byte{0x80});
@@ -107,7 +107,7 @@ class Weights {
 
   template <class Packed>
   Packed packed(ThreadPool& pool) const {
-    return Packed::pack(stored_, natural_format(stored_.type), pool);
+    return Packed::pack(stored_, Packed::natural_format(stored_.type), pool);
   }
 
  private:
@@ -140,6 +140,7 @@ struct QuantizedRows {
   std::vector<std::int8_t> bytes;
   std::vector<std::int8_t> low_bytes;  // empty unless wide
   std::vector<GroupScale> groups;
+  std::vector<HalfBiases> halves;
 
   std::int8_t* low() { return low_bytes.empty() ? nullptr : low_bytes.data(); }
 };
@@ -153,9 +154,10 @@ QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, s
   rows.bytes.resize(num_bytes);
   rows.low_bytes.resize(width == Width::kWide ? num_bytes : 0);
   rows.groups.resize(num_bytes / kGroup);
+  rows.halves.resize(num_bytes / kGroup);
   for (std::size_t row = 0; row < num_rows; ++row) {
     table.quantize(&x[row * padded], size, row, padded, rows.bytes.data(), rows.low(),
-                   rows.groups.data());
+                   rows.groups.data(), rows.halves.data());
   }
   return rows;
 }
@@ -165,7 +167,12 @@ bool same(const QuantizedRows& a, const QuantizedRows& b, bool has_same_bias) {
     return same_bits(x.scale, y.scale) && same_bits(x.scaled_sum, y.scaled_sum) &&
            x.nibble_bias == y.nibble_bias && (!has_same_bias || x.byte_bias == y.byte_bias);
   };
+  const auto is_same_half = [](const HalfBiases& x, const HalfBiases& y) {
+    return x.of[0] == y.of[0] && x.of[1] == y.of[1];
+  };
   return a.bytes == b.bytes && a.low_bytes == b.low_bytes &&
+         std::equal(a.halves.begin(), a.halves.end(), b.halves.begin(), b.halves.end(),
+                    is_same_half) &&
          std::equal(a.groups.begin(), a.groups.end(), b.groups.begin(), b.groups.end(), is_same);
 }
 
@@ -208,6 +215,7 @@ void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numb
                           .bytes = rows.bytes.data(),
                           .low_bytes = rows.low(),
                           .groups = rows.groups.data(),
+                          .halves = rows.halves.data(),
                           .padded_in = padded},
                     .num_rows = shape.num_rows,
                     .tile_begin = first_tile,
@@ -428,11 +436,10 @@ void test_functions(const Tables& tables, std::size_t n, Numbers numbers) {
       compare(tables, numbers, [&](const StepKernels& table) {
         std::vector<std::uint32_t> indices(size + 16);
         std::vector<float> values(size + 16);
-        const std::size_t count =
-            table.keep_live(indices.data(), values.data(),
-                            table.select_above(x.data(), size, cutoff - 0.5f, indices.data(),
-                                               values.data()),
-                            cutoff);
+        const std::size_t count = table.keep_live(
+            indices.data(), values.data(),
+            table.select_above(x.data(), size, cutoff - 0.5f, indices.data(), values.data()),
+            cutoff);
         values.resize(count);
         values.insert(values.end(), indices.begin(),
                       indices.begin() + static_cast<std::ptrdiff_t>(count));

@@ -13,6 +13,7 @@
 #include "nestling/matrix.h"
 #include "nestling/stored.h"
 #include "nestling/thread_pool.h"
+#include "numbers.h"
 
 namespace nestling {
 
@@ -69,6 +70,36 @@ void test_random_bytes_of_every_type_and_odd_shapes() {
   }
 }
 
+// Codes, factors and scales of any bits, not a number among them.
+void test_q6_k_in_tiles_has_the_stored_values() {
+  ThreadPool pool(3);
+  for (const std::size_t num_rows : {1u, 16u, 17u, 130u}) {
+    for (const std::size_t num_blocks : {1u, 3u, 9u}) {
+      const Bytes bytes(StoredType::kQ6_K, num_rows, 256 * num_blocks, 11);
+      const StoredMatrix& stored = bytes.stored;
+      const Matrix packed = Matrix::pack(stored, Format::kQ6, pool);
+      std::vector<float> values(num_rows * stored.row_size);
+      unpack(packed, values.data());
+      std::vector<float> row(stored.row_size);
+      for (std::size_t i = 0; i < num_rows; ++i) {
+        decode_row(stored, i, row.data());
+        for (std::size_t k = 0; k < row.size(); ++k) {
+          CHECK(same_bits(values[i * row.size() + k], row[k]));
+        }
+      }
+    }
+  }
+}
+
+void test_q6_is_refused_elsewhere() {
+  ThreadPool pool(1);
+  const Bytes six(StoredType::kQ6_K, 2, 256, 12);
+  const Bytes others(StoredType::kQ4_K, 2, 256, 13);
+  CHECK(throws<std::invalid_argument>([&] { Matrix::pack(others.stored, Format::kQ6, pool); }));
+  CHECK(throws<std::invalid_argument>([&] { RowMatrix::pack(six.stored, Format::kQ6, pool); }));
+  CHECK(throws<std::invalid_argument>([&] { ColumnMatrix::pack(six.stored, Format::kQ6, pool); }));
+}
+
 void test_threads_share_a_matrix_without_races() {
   ThreadPool pool(4);
   const Bytes bytes(StoredType::kQ4_0, 1100, 2048, 8);
@@ -116,6 +147,8 @@ void test_buffers_are_zero_aligned_and_freed() {
 
 void run_all() {
   test_random_bytes_of_every_type_and_odd_shapes();
+  test_q6_k_in_tiles_has_the_stored_values();
+  test_q6_is_refused_elsewhere();
   test_threads_share_a_matrix_without_races();
   test_absurd_shapes_are_refused();
   test_buffers_are_zero_aligned_and_freed();

@@ -1,6 +1,7 @@
 """Random models whose matrices are stored in chosen types, and the values that they stand for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -11,7 +12,8 @@ from nestling.model.config import Gemma3nTextConfig
 from nestling.model.tensors import TensorSource
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
 from tests.model.native_decoder import NativeDecoder
-from tests.model.tiny import random_weights
+from tests.model.tiny import TINY, random_weights
+from tests.native.stored_blocks import block_layout
 
 Array = NDArray[np.float32]
 MIXED = ("Q4_0", "Q4_1", "Q8_0", "F16", "Q5_1", "BF16", "F32")
@@ -20,18 +22,34 @@ MIXED = ("Q4_0", "Q4_1", "Q8_0", "F16", "Q5_1", "BF16", "F32")
 Seven, so that the tensors of one name have another type in each layer.
 """
 
+SIX_BITS = replace(TINY, hidden_size=256, head_dim=64)
+"""Rows of whole blocks of Q6_K."""
+
 
 def stored_model(config: Gemma3nTextConfig, seed: int, types: Sequence[str]) -> StoredTensors:
     """Matrix after matrix stored in the next of `types`, where its rows are whole blocks of it."""
     tensors = {}
+    rng = np.random.default_rng(seed)
     for i, (name, values) in enumerate(random_weights(config, seed).items()):
         dtype = types[i % len(types)]
-        if values.ndim == 1 or "altup" in name or values.shape[1] % 32:
+        if values.ndim == 1 or "altup" in name or values.shape[1] % max(32, block_layout(dtype)[0]):
             dtype = "F32"
-        data = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
-        stored = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+        if dtype == "Q6_K":
+            stored = random_q6_k(values, rng)
+        else:
+            data = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
+            stored = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
         tensors[name] = StoredTensor(Path("-"), name, dtype, values.shape, stored)
     return StoredTensors(Path("-"), tensors)
+
+
+def random_q6_k(like: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Blocks of any codes and factors with values as large as those of `like`."""
+    blocks = rng.integers(0, 256, (like.size // 256, 210), np.uint8)
+    # Uniform codes and factors have deviations of 18.5 and 74.
+    scale = np.array([like.std() / (18.5 * 74)], "<f2")
+    blocks[:, 208:] = scale.view(np.uint8)
+    return blocks.reshape(-1)
 
 
 class UnpackedTensors:

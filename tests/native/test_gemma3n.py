@@ -14,12 +14,12 @@ from nestling.model.kernels import NumpyKernels
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
-from nestling.weights.packing import core_config, core_layers, pack_weights
+from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Array, NumpyDecoder, Session, make_decoder, one_shot
 from tests.model.strategies import configs, schedules
 from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
-from tests.native.stored_models import MIXED, UnpackedTensors, stored_model
+from tests.native.stored_models import MIXED, SIX_BITS, UnpackedTensors, stored_model
 from tests.native.variants import EXACT_PAIR, VARIANTS
 
 # Sums in another order: 1e-4 at worst over 60 such models, where a wrong formula gives 1.
@@ -125,29 +125,55 @@ def test_stored_types_mixed(variant: str, shift: int) -> None:
     assert_as_near_as_bytes_allow(decoder, source, 4)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_six_bits(variant: str, wide: bool) -> None:
+    """Whatever is tiled and has whole blocks; sparse layers' rows and columns in eight bits."""
+    source = stored_model(SIX_BITS, 2, ("Q6_K",))
+    how = Native(variant=variant, dtype="auto", num_threads=2, wide_activations=wide)
+    decoder = NativeDecoder(SIX_BITS, source, how)
+    formats = {name: w.format for name, w in decoder.weights.items() if hasattr(w, "format")}
+    for name in (
+        "lm_head.weight",
+        "layers.0.mlp.gate_proj.weight",
+        "layers.3.mlp.down_proj.weight",
+    ):
+        assert formats[name] == "q6"
+    assert formats["layers.0.mlp.up_proj.weight"] == "q8"
+    assert_as_near_as_bytes_allow(decoder, source, 4)
+
+
+def test_the_size_of_six_bits_is_foreseen() -> None:
+    plan = PackPlan(SIX_BITS, stored_model(SIX_BITS, 2, ("Q6_K",)), ThreadPool(1))
+    actual = sum(packed.nbytes for _, packed in plan.pack())
+    assert 0.95 * actual < plan.packed_bytes() < 1.05 * actual
+
+
 SOURCES: dict[str, TensorSource] = {
     "float": DictTensors(random_weights(TINY, 1)),
     "mixed": stored_model(TINY, 2, MIXED),
+    "q6": stored_model(SIX_BITS, 2, ("Q6_K",)),
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8", "q4", "mixed"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8", "q6", "q4", "mixed"])
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("sparse", [True, False])
 def test_variants_agree(dtype: str, wide: bool, sparse: bool) -> None:
     """Those with fused multiply-add to the bit; portable code rounds products before it adds."""
-    source = SOURCES["mixed" if dtype == "mixed" else "float"]
+    source = SOURCES.get(dtype, SOURCES["float"])
+    config = SIX_BITS if dtype == "q6" else TINY
     ids = token_ids(TINY, 40, 5)
     logits = {}
     for variant in VARIANTS:
         how = Native(
             variant=variant,
-            dtype="auto" if dtype == "mixed" else dtype,  # type: ignore[arg-type]
+            dtype="auto" if dtype in SOURCES else dtype,  # type: ignore[arg-type]
             wide_activations=wide,
             sparse_feed_forward=sparse,
             kv_dtype="float16",
         )
-        logits[variant] = one_shot(NativeDecoder(TINY, source, how), ids)
+        logits[variant] = one_shot(NativeDecoder(config, source, how), ids)
     if set(EXACT_PAIR) <= set(VARIANTS):
         first, second = (logits[variant] for variant in EXACT_PAIR)
         np.testing.assert_array_equal(first, second)

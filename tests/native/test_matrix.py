@@ -23,6 +23,7 @@ NATURAL = dict(zip(PLAIN, ("float32", "float16", "bfloat16"), strict=True)) | {
     "Q4_0": "q4", "Q4_1": "q4", "Q4_K": "q4", "Q8_0": "q8", "Q5_0": "q8", "Q5_1": "q8",
     "Q5_K": "q8", "IQ4_NL": "q8", "IQ4_XS": "q8", "Q2_K": "q8", "Q3_K": "q8", "Q6_K": "q8",
 }  # fmt: skip
+"""But `Matrix` holds Q6_K as "q6"."""
 SHAPES = [(1, 256), (17, 256), (16, 2048), (150, 512), (33, 2304)]
 SMALL_SHAPES = [(1, 32), (17, 96), (130, 160), (31, 288)]
 CASES = [(t, s) for t in TYPES for s in SHAPES] + [
@@ -34,6 +35,10 @@ MOVED = (*BLOCKS_OF_32, "Q4_K", "Q5_K", "IQ4_XS")
 @pytest.fixture(scope="module")
 def pool() -> ThreadPool:
     return ThreadPool(3)
+
+
+def natural(form: Any, dtype: str) -> str:
+    return "q6" if (form, dtype) == (Matrix, "Q6_K") else NATURAL[dtype]
 
 
 def half_rounded(values: Floats) -> Floats:
@@ -87,13 +92,13 @@ def test_natural_formats_hold_the_stored_values(
 ) -> None:
     data = random_bytes(dtype, *shape, seed=shape[0])
     packed = form.pack(data, dtype, shape[1], pool)
-    assert packed.format == NATURAL[dtype]
+    assert packed.format == natural(form, dtype)
     assert packed.has_min == (dtype in {"Q4_1", "Q5_1", "Q4_K", "Q5_K"})
     assert packed.shape == shape
     expected = library_values(data, dtype, shape[1])
     if dtype in {"Q4_K", "Q5_K", "IQ4_XS"}:
         expected = k_quant_with_half_scales(data, dtype, shape[1])
-    elif dtype not in MOVED and dtype not in PLAIN:
+    elif dtype not in MOVED and dtype not in PLAIN and packed.format != "q6":
         expected = quantized_q8(expected)
     np.testing.assert_array_equal(packed.unpack(), expected, strict=True)
 
@@ -135,7 +140,7 @@ def test_any_type_is_quantised_as_ggml_would(
 ) -> None:
     data = random_bytes(dtype, *shape, seed=6)
     values = library_values(data, dtype, shape[1])
-    if NATURAL[dtype] != "q8":
+    if natural(form, dtype) != "q8":
         packed = form.pack(data, dtype, shape[1], pool, "q8")
         np.testing.assert_array_equal(packed.unpack(), quantized_q8(values), strict=True)
     if NATURAL[dtype] != "q4":
@@ -174,6 +179,32 @@ def test_sizes_are_those_of_the_layout(pool: ThreadPool, form: Any) -> None:
     packed = form.pack(data, "Q4_1", 96, pool)
     elements = {Matrix: 32 * 96, RowMatrix: 17 * 128, ColumnMatrix: 32 * 96}[form]
     assert packed.nbytes == elements // 2 + elements // 32 * 4
+
+
+def test_six_bits_take_what_the_file_takes(pool: ThreadPool) -> None:
+    packed = Matrix.pack(random_bytes("Q6_K", 32, 512, seed=1), "Q6_K", 512, pool)
+    assert packed.nbytes == 32 * 512 * 210 // 256
+
+
+@pytest.mark.parametrize("shape", [(1, 256), (50, 1024)])
+def test_six_bits_keep_any_scale_and_code(pool: ThreadPool, shape: tuple[int, int]) -> None:
+    """Bit for bit as the library decodes them, zeros of either sign and subnormal scales too."""
+    halves = np.array([0, 0x8000, 1, 0x83FF, 0x03FF, 0x7BFF, 0xFBFF, 0x3C01], "<u2").view("<f2")
+    data = random_bytes("Q6_K", *shape, seed=9, halves=halves)
+    actual = Matrix.pack(data, "Q6_K", shape[1], pool).unpack()
+    expected = library_values(data, "Q6_K", shape[1])
+    np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_only_tiles_of_q6_k_become_six_bits(pool: ThreadPool, form: Any, dtype: str) -> None:
+    data = random_bytes(dtype, 3, 256, seed=1)
+    if (form, dtype) == (Matrix, "Q6_K"):
+        assert form.pack(data, dtype, 256, pool, "q6").format == "q6"
+        return
+    with pytest.raises(ValueError, match="format: expected another than q6"):
+        form.pack(data, dtype, 256, pool, "q6")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -18,10 +18,10 @@ from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Session, one_shot
 from tests.model.strategies import schedules
 from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
-from tests.native.stored_models import MIXED, stored_model
+from tests.native.stored_models import MIXED, SIX_BITS, stored_model
 from tests.native.variants import VARIANTS
 
-WEIGHTS = ("float32", "float16", "bfloat16", "q4", "q8", "mixed")
+WEIGHTS = ("float32", "float16", "bfloat16", "q4", "q6", "q8", "mixed")
 KINDS = [f"{variant}-{weights}" for variant in VARIANTS for weights in WEIGHTS]
 # 24 rows are the border between two ways through a product, and between two through a sparse layer.
 CHUNKS = (1, 3, 4, 5, 12, 13, 23, 24, 25, 48, 49)
@@ -32,6 +32,8 @@ LENGTHS = (70, 33, 26, 1)
 def tensors(weights: str) -> TensorSource:
     if weights == "mixed":
         return stored_model(TINY, 1, MIXED)
+    if weights == "q6":
+        return stored_model(SIX_BITS, 1, ("Q6_K",))
     return DictTensors(random_weights(TINY, 1))
 
 
@@ -39,8 +41,9 @@ def tensors(weights: str) -> TensorSource:
 def model(kind: str, how: Native = Native()) -> NativeDecoder:  # noqa: B008
     """The tiny model; one thread and no switch off unless told otherwise."""
     variant, weights = kind.split("-")
-    dtype = "auto" if weights == "mixed" else weights
-    return NativeDecoder(TINY, tensors(weights), replace(how, variant=variant, dtype=dtype))
+    dtype = "auto" if weights in ("mixed", "q6") else weights
+    config = SIX_BITS if weights == "q6" else TINY
+    return NativeDecoder(config, tensors(weights), replace(how, variant=variant, dtype=dtype))
 
 
 @cache

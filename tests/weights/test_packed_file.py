@@ -50,6 +50,7 @@ from tests.weights.tiny_files import VOCAB, random_weights, write_folder, write_
 
 KINDS: tuple[Any, ...] = (Matrix, RowMatrix, ColumnMatrix)
 FORMATS = ("float32", "float16", "bfloat16", "q4", "q8")
+"""What floats become; "q6" is made of Q6_K alone."""
 POOL = ThreadPool(1)
 IDENTITY = Identity((SourceFile("/m.gguf", 1, 2, 3),), "auto", True)
 TOKENS = np.arange(20, dtype=np.int32) * 31 % VOCAB
@@ -72,9 +73,17 @@ def pack_with_minima(kind: Any) -> Any:
     return kind.pack(blocks.reshape(-1), "Q4_1", 64, POOL)
 
 
+def pack_six_bits() -> Any:
+    """A Q6_K block is 208 bytes of codes and factors, f16 scale."""
+    blocks = np.random.default_rng(2).integers(0, 256, (17, 2, 210), np.uint8)
+    blocks[..., 208:] = np.array([0.25], "<f2").view(np.uint8)
+    return Matrix.pack(blocks.reshape(-1), "Q6_K", 512, POOL)
+
+
 def samples() -> dict[str, Any]:
     """Every arrangement in every format, and with minima."""
     found = {f"{kind.__name__} {f}": pack(kind, f) for kind in KINDS for f in FORMATS}
+    found["Matrix q6"] = pack_six_bits()
     return found | {f"{kind.__name__} mins": pack_with_minima(kind) for kind in KINDS}
 
 
@@ -261,6 +270,8 @@ def test_the_core_refuses_planes_that_do_not_fit(tmp_path: Path, kind: Any) -> N
         (("float32", 0, 16, 0, None, None), "empty nor absurd"),
         (("float32", 2**60, 2**60, 0, None, None), "empty nor absurd"),
         (("q3", 16, 16, 0, None, None), "packed_format: expected"),
+        (("q6", 16, 64, 0, 2048, None), r"whole blocks of 256|another than q6"),
+        (("q6", 32, 256, 0, 2048, None), r"within the file's 4096|another than q6"),
     ):
         with pytest.raises(ValueError, match=reason):
             kind.map(mapped, *arguments)
@@ -274,7 +285,7 @@ def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
         MappedFile(-1)
 
 
-LAYOUT_DIGEST = "76324a439cab32ec"
+LAYOUT_DIGEST = "1ef55ec05a659be3"
 """Of the bytes that `LAYOUT_VERSION` stands for."""
 
 
@@ -285,7 +296,7 @@ def test_other_bytes_need_another_layout_version() -> None:
         digest.update(name.encode())
         for plane in plane_bytes(packed):
             digest.update(plane)
-    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (1, LAYOUT_DIGEST)
+    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (2, LAYOUT_DIGEST)
 
 
 # --- the folder ----------------------------------------------------------------------------------

@@ -17,23 +17,30 @@
 namespace nestling {
 
 // kQ4: a group of 32 inputs has an f16 scale; w = scale * (q - 8), or scale * q + min with a
-// minimum, q in 0..15. kQ8: w = scale * q, or scale * q + min, q a signed byte.
-enum class Format { kFloat32, kFloat16, kBfloat16, kQ4, kQ8 };
+// minimum, q in 0..15. kQ8: w = scale * q, or scale * q + min, q a signed byte. kQ6, which only
+// Matrix has and only Q6_K becomes: w = scale * factor * (q - 32), q in 0..63, with a signed byte
+// as the factor of 16 inputs and an f16 scale of 256.
+enum class Format { kFloat32, kFloat16, kBfloat16, kQ4, kQ6, kQ8 };
 
 inline constexpr std::size_t kTile = 16;   // outputs that lie side by side, one a lane
 inline constexpr std::size_t kGroup = 32;  // inputs that share a scale
 
+// Of kQ6: inputs that share an f16 scale, and what they take of the plane of values.
+inline constexpr std::size_t kSixBitBlock = 256;
+inline constexpr std::size_t kSixBitFactorBytes = kSixBitBlock / 16 * kTile;
+inline constexpr std::size_t kSixBitBlockBytes = kSixBitFactorBytes + kSixBitBlock / 16 * 3 * 64;
+
 constexpr bool is_quantized(Format format) {
-  return format == Format::kQ4 || format == Format::kQ8;
+  return format == Format::kQ4 || format == Format::kQ6 || format == Format::kQ8;
 }
 
 // The format that holds a stored type with no change of value (but for scales of K-quants, which
 // are products of two numbers and are rounded to f16), or kQ8 for types with groups of 16, which
-// are quantised anew.
+// are quantised anew. Matrix::natural_format is another one for Q6_K.
 Format natural_format(StoredType type);
 
 // Raised whenever packing puts other bytes into memory than before: packed files hold those bytes.
-inline constexpr int kLayoutVersion = 1;
+inline constexpr int kLayoutVersion = 2;
 
 // Where the planes of packed weights begin in a mapped file.
 struct PlaneOffsets {
@@ -50,6 +57,8 @@ class PackedWeights {
   std::size_t num_bytes() const {
     return values_.num_bytes() + scales_.num_bytes() + mins_.num_bytes();
   }
+
+  static Format natural_format(StoredType type) { return nestling::natural_format(type); }
 
   const Plane& values_plane() const { return values_; }
   const Plane& scales_plane() const { return scales_; }  // empty in float formats
@@ -82,7 +91,7 @@ class PackedWeights {
 
 // Each arrangement has
 //   pack: rearranges what a model file holds. Throws std::invalid_argument on an empty or absurd
-//     shape, std::bad_alloc.
+//     shape, or if the type does not become the format; std::bad_alloc.
 //   map: what was packed before, as it lies in a file. Throws std::invalid_argument if planes of
 //     this shape and format do not lie in the file, or an offset is missing or too many.
 
@@ -92,8 +101,12 @@ class PackedWeights {
 //        8 * j + c, high nibble input 8 * j + 4 + c of the group
 //   kQ8: values [tile][group][8][64]; byte 4 * i + c of line j is output i, input 4 * j + c
 //   scales, mins: f16 [tile][group][16]
+//   kQ6: values [tile][block of 256]: factors int8 [16][16], of 16 inputs an output each; then for
+//        each 16 inputs two lines of nibbles as those of kQ4 and one of the codes' upper bits, bits
+//        2 * s of byte 4 * i + c: output i, input 4 * s + c; scales f16 [tile][block][16]
 class Matrix : public PackedWeights {
  public:
+  static Format natural_format(StoredType type);  // kQ6 for Q6_K
   static Matrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
   static Matrix map(const std::shared_ptr<const MappedFile>& file, Format format,
                     std::size_t out_features, std::size_t in_features, const PlaneOffsets& offsets);

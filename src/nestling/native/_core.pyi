@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-_Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q8"]
+_Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"]
 _Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 

@@ -76,24 +76,25 @@ class PackPlan:
             if name in sparse:
                 kind = RowMatrix if "up_proj" in name else ColumnMatrix
             found[name] = (kind, shape)
-            if name in refined and self._is_quantized(name):
+            if name in refined and self._is_refinable(name):
                 found[refined[name]] = (RowMatrix, shape)
         return found
 
     def _stored(self, name: str) -> Stored:
         return stored(self.tensors, name.replace(_GATE_ROWS, _GATE))
 
-    def _is_quantized(self, name: str) -> bool:
+    def _is_refinable(self, name: str) -> bool:
         if self.dtype != "auto":
             return self.dtype in ("q8", "q4")
-        return self._stored(name)[0] not in ("F32", "F16", "BF16")
+        # Rows of Q6_K would be quantised anew, to other values than the gate's.
+        return self._stored(name)[0] not in ("F32", "F16", "BF16", "Q6_K")
 
     def packed_bytes(self) -> int:
         """About how many bytes the packed matrices take, rather too many."""
         total = 0.0
-        for name, (_, shape) in self.matrices().items():
+        for name, (kind, shape) in self.matrices().items():
             dtype_in_file, _, _ = self._stored(name)
-            total += shape[0] * shape[1] * _packed_bits(dtype_in_file, self.dtype) / 8
+            total += shape[0] * shape[1] * _packed_bits(kind, dtype_in_file, self.dtype) / 8
         return int(total)
 
     def pack(self) -> Iterator[tuple[str, Packed]]:
@@ -137,7 +138,7 @@ def pack_weights(
 def is_quantized(weights: Mapping[str, Any]) -> bool:
     """Whether a matrix among the packed weights has groups with scales."""
     matrices = (w for w in weights.values() if isinstance(w, Matrix))
-    return any(matrix.format in ("q4", "q8") for matrix in matrices)
+    return any(matrix.format in ("q4", "q6", "q8") for matrix in matrices)
 
 
 def core_config(config: Gemma3nTextConfig) -> dict[str, float]:
@@ -180,10 +181,12 @@ def _gate_names(config: Gemma3nTextConfig) -> Iterator[tuple[str, str]]:
             yield f"layers.{i}.{_GATE}", f"layers.{i}.{_GATE_ROWS}"
 
 
-def _packed_bits(dtype_in_file: str, dtype: WeightDtype) -> float:
+def _packed_bits(kind: type[Packed], dtype_in_file: str, dtype: WeightDtype) -> float:
     """Bits of an element, scale and minimum included, at most."""
     if dtype != "auto":
         return {"float32": 32, "float16": 16, "bfloat16": 16, "q8": 9, "q4": 5}[dtype]
+    if dtype_in_file == "Q6_K" and kind is Matrix:
+        return 6.5625
     four_bits = {"Q4_0": 4.5, "Q4_1": 5, "Q4_K": 5}
     return {"F32": 32, "F16": 16, "BF16": 16, **four_bits}.get(dtype_in_file, 9)
 
