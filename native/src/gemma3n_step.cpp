@@ -208,9 +208,9 @@ class Gemma3n::Step {
   void linear(const Matrix& weight, const Rows& x, std::size_t tile_begin, std::size_t tile_end,
               float* out, std::size_t out_stride);
   void quantize(Activations& x, std::size_t row) {
-    kernels_.quantize(x.row(row), x.stride, row, x.padded_in, x.bytes.data(),
-                      x.is_wide ? x.low_bytes.data() : nullptr, x.groups.data(), x.halves.data());
+    kernels_.quantize(x.row(row), x.stride, row, x.byte_rows(is_alone()));
   }
+  bool is_alone() const { return num_rows_ == 1; }
   float inverse_rms(float sum_squares, std::size_t size) const {
     return 1.0f / std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
   }
@@ -402,7 +402,7 @@ void Gemma3n::Step::project_per_layer_inputs(std::size_t layer_begin, std::size_
   if (layer_begin == layer_end) return;
   const std::size_t tile_begin = layer_begin * size / kTile;
   const std::size_t tile_end = (layer_end * size + kTile - 1) / kTile;
-  linear(*w_.per_layer_model_projection, ws_.embedding.from(0), tile_begin, tile_end,
+  linear(*w_.per_layer_model_projection, ws_.embedding.from(0, is_alone()), tile_begin, tile_end,
          ws_.projected.row(0) + tile_begin * kTile, ws_.projected.stride);
   const std::size_t stride = padded(size);
   const std::size_t row_size = w_.embed_tokens_per_layer.row_size;
@@ -664,8 +664,8 @@ void Gemma3n::Step::attend(std::size_t layer) {
     }
     if (is_quantized_out) quantize(ws_.attended, row);
   });
-  linear(*w.laurel_left, ws_.normed.from(0), 0, w.laurel_left->num_tiles(), ws_.laurel_low.row(0),
-         ws_.laurel_low.stride);
+  linear(*w.laurel_left, ws_.normed.from(0, is_alone()), 0, w.laurel_left->num_tiles(),
+         ws_.laurel_low.row(0), ws_.laurel_low.stride);
   if (is_quantized(w.laurel_right->format())) {
     for_rows([&](std::size_t row) { quantize(ws_.laurel_low, row); });
   }
@@ -738,16 +738,14 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
     for (std::size_t row = 0; row < num_rows_; row += kFeedForwardRows) {
       const std::size_t rows = std::min(kFeedForwardRows, num_rows_ - row);
       if (tile_end < 2 * end) std::fill(gates, gates + rows * width, 0.0f);
-      const Rows x = ws_.ffn_in.from(row);
+      const Rows x = ws_.ffn_in.from(row, is_alone());
       kernels_.linear({w.gate_proj.get(), x, rows, tile_begin, tile_end, gates, width});
       kernels_.linear({w.up_proj.get(), x, rows, tile_begin, tile_end, ups, width});
       for (std::size_t r = 0; r < rows; ++r) {
         kernels_.gelu_times(gates + r * width, ups + r * width, width);
         if (to_bytes) {
-          kernels_.quantize(gates + r * width, width, row + r, act.padded_in,
-                            act.bytes.data() + tile_begin * kTile * kPanelRows, nullptr,
-                            act.groups.data() + begin * kPanelRows,
-                            act.halves.data() + begin * kPanelRows);
+          kernels_.quantize(gates + r * width, width, row + r,
+                            act.byte_rows(is_alone()).from_group(begin));
         } else {
           std::memcpy(act.row(row + r) + tile_begin * kTile, gates + r * width,
                       width * sizeof(float));
@@ -901,8 +899,7 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
       up[i] = is_live ? up[i] * values[next++] : 0.0f;
     }
     if (to_bytes) {
-      kernels_.quantize(up, ws_.up.stride, row, ws_.ffn_act.padded_in, ws_.ffn_act.bytes.data(),
-                        nullptr, ws_.ffn_act.groups.data(), ws_.ffn_act.halves.data());
+      kernels_.quantize(up, ws_.up.stride, row, ws_.ffn_act.byte_rows(is_alone()));
     } else {
       std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.stride * sizeof(float));
     }
@@ -1006,7 +1003,8 @@ void Gemma3n::Step::exit(float* logits) {
     const std::size_t wanted = std::min(width, num_logits - begin * kTile);
     for (std::size_t row = 0; row < num_rows_; row += kFeedForwardRows) {
       const std::size_t rows = std::min(kFeedForwardRows, num_rows_ - row);
-      kernels_.linear({w_.head.get(), ws_.last.from(row), rows, begin, end, out, width});
+      kernels_.linear(
+          {w_.head.get(), ws_.last.from(row, is_alone()), rows, begin, end, out, width});
       for (std::size_t r = 0; r < rows; ++r) {
         float* values = out + r * width;
         if (c_.final_logit_softcapping > 0) {
@@ -1053,8 +1051,9 @@ void Gemma3n::Step::products(std::initializer_list<Product> products) {
       const std::size_t from = std::max(begin, first);
       const std::size_t to = std::min(end, first + count);
       if (from < to) {
-        kernels_.linear({product.weight, product.x->from(0), num_rows_, from - first, to - first,
-                         product.out->row(0) + (from - first) * kTile, product.out->stride});
+        kernels_.linear({product.weight, product.x->from(0, is_alone()), num_rows_, from - first,
+                         to - first, product.out->row(0) + (from - first) * kTile,
+                         product.out->stride});
       }
       first += count;
     }

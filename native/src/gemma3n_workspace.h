@@ -25,7 +25,22 @@ class Array {
   Buffer buffer_;
 };
 
-// The input of products with weights: rows of floats, and their bytes if a weight is quantised.
+struct ByteArrays {
+  ByteArrays() = default;
+  ByteArrays(std::size_t num_rows, std::size_t padded_in)
+      : bytes(num_rows * padded_in),
+        low_bytes(num_rows * padded_in),
+        groups(num_rows * (padded_in / kGroup)),
+        halves(num_rows * (padded_in / kGroup)) {}
+
+  Array<std::int8_t> bytes;
+  Array<std::int8_t> low_bytes;
+  Array<GroupScale> groups;
+  Array<HalfBiases> halves;
+};
+
+// The input of products with weights: rows of floats, and their bytes if a weight is quantised. A
+// row that is alone in its step has arrays of its own for them.
 struct Activations {
   Activations() = default;
   Activations(std::size_t num_rows, std::size_t in_features, bool has_floats = true)
@@ -33,30 +48,38 @@ struct Activations {
         stride(padded(in_features)),
         padded_in((in_features + 127) / 128 * 128),
         floats(has_floats ? num_rows * stride : 0),
-        bytes((num_rows + kPanelRows) * padded_in),
-        low_bytes((num_rows + kPanelRows) * padded_in),
-        groups((num_rows + kPanelRows) * (padded_in / kGroup)),
-        halves((num_rows + kPanelRows) * (padded_in / kGroup)) {}
+        panels(num_rows + kPanelRows, padded_in),
+        single(1, padded_in) {}
 
   float* row(std::size_t index) { return floats.data() + index * stride; }
-  Rows from(std::size_t index) const {
+  // From row `index` on, a multiple of kPanelRows.
+  Rows from(std::size_t index, bool is_alone) const {
+    const ByteArrays& from = is_alone ? single : panels;
     return {.floats = floats.data() + index * stride,
             .stride = stride,
-            .bytes = bytes.data() + index * padded_in,
-            .low_bytes = is_wide ? low_bytes.data() + index * padded_in : nullptr,
-            .groups = groups.data() + index * (padded_in / kGroup),
-            .halves = halves.data() + index * (padded_in / kGroup),
-            .padded_in = padded_in};
+            .bytes = from.bytes.data() + index * padded_in,
+            .low_bytes = is_wide ? from.low_bytes.data() + index * padded_in : nullptr,
+            .groups = from.groups.data() + index * (padded_in / kGroup),
+            .halves = from.halves.data() + index * (padded_in / kGroup),
+            .padded_in = padded_in,
+            .panel_rows = is_alone ? 1 : kPanelRows};
+  }
+  ByteRows byte_rows(bool is_alone) {
+    ByteArrays& to = is_alone ? single : panels;
+    return {.bytes = to.bytes.data(),
+            .low_bytes = is_wide ? to.low_bytes.data() : nullptr,
+            .groups = to.groups.data(),
+            .halves = to.halves.data(),
+            .padded_in = padded_in,
+            .panel_rows = is_alone ? 1 : kPanelRows};
   }
 
   std::size_t size = 0;
   std::size_t stride = 0;
   std::size_t padded_in = 0;
   Array<float> floats;
-  Array<std::int8_t> bytes;
-  Array<std::int8_t> low_bytes;
-  Array<GroupScale> groups;
-  Array<HalfBiases> halves;
+  ByteArrays panels;
+  ByteArrays single;
   bool is_wide = false;  // whether the bytes in it have low bytes
 };
 

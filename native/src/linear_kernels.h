@@ -11,18 +11,18 @@ namespace nestling {
 namespace {
 
 // Groups whose weights and activations stay in the first caches while rows and tiles go by.
-constexpr std::size_t kGroupsAtOnce = 64;
+constexpr std::size_t kGroupsAtOnce = 128;
 constexpr std::size_t kPrefetchBytes = 4096;
 
 // `next`: the weights that are read after these.
-template <class V, int kRows, bool kNibbles, bool kHasMin, bool kWide>
+template <class V, int kRows, int kPanel, bool kNibbles, bool kHasMin, bool kWide>
 inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                            std::size_t group_begin, std::size_t group_end, float* out,
                            std::size_t out_stride, const std::uint8_t* next) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using Bytes = typename V::Bytes;
-  constexpr int kPanels = (kRows + 3) / 4;
+  constexpr int kPanels = (kRows + kPanel - 1) / kPanel;
   constexpr int kLines = kNibbles ? 4 : 8;
   constexpr std::size_t kGroupsAhead = kPrefetchBytes / (kLines * 64);
   const std::size_t first = tile * weight.num_groups() + group_begin;
@@ -33,11 +33,11 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
   const std::int8_t* low_bytes[kPanels];
   const GroupScale* groups[kPanels];
   for (int p = 0; p < kPanels; ++p) {
-    const std::size_t panel = row / kPanelRows + static_cast<std::size_t>(p);
-    const std::size_t at = (panel * x.padded_in + group_begin * kGroup) * kPanelRows;
+    const std::size_t panel = row / kPanel + static_cast<std::size_t>(p);
+    const std::size_t at = (panel * x.padded_in + group_begin * kGroup) * kPanel;
     bytes[p] = x.bytes + at;
     low_bytes[p] = kWide ? x.low_bytes + at : nullptr;
-    groups[p] = x.groups + (panel * x.num_groups() + group_begin) * kPanelRows;
+    groups[p] = x.groups + (panel * x.num_groups() + group_begin) * kPanel;
   }
   F32 sums[kRows];
 #pragma GCC unroll 16
@@ -54,7 +54,7 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
     I32 low_dots[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const GroupScale& group = groups[r / 4][r % 4];
+      const GroupScale& group = groups[r / kPanel][r % kPanel];
       const I32 start = kNibbles ? (kHasMin ? I32::zero() : I32::all(group.nibble_bias))
                                  : I32::all(group.byte_bias);
       dots[r] = kWide ? I32::zero() : start;
@@ -69,10 +69,10 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
         for (int h = 0; h < 2; ++h) {
 #pragma GCC unroll 16
           for (int r = 0; r < kRows; ++r) {
-            const int at = 32 * j + 16 * h + 4 * (r % 4);
-            dots[r] = V::add_dot(dots[r], halves[h], bytes[r / 4] + at);
+            const int at = kPanel * (8 * j + 4 * h) + 4 * (r % kPanel);
+            dots[r] = V::add_dot(dots[r], halves[h], bytes[r / kPanel] + at);
             if constexpr (kWide) {
-              low_dots[r] = V::add_dot(low_dots[r], halves[h], low_bytes[r / 4] + at);
+              low_dots[r] = V::add_dot(low_dots[r], halves[h], low_bytes[r / kPanel] + at);
             }
           }
         }
@@ -80,10 +80,10 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
         const Bytes w = Bytes::load_signed(reinterpret_cast<const std::int8_t*>(line) + 64 * j);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          const int at = 16 * j + 4 * (r % 4);
-          dots[r] = V::add_dot_signed(dots[r], w, bytes[r / 4] + at);
+          const int at = kPanel * 4 * j + 4 * (r % kPanel);
+          dots[r] = V::add_dot_signed(dots[r], w, bytes[r / kPanel] + at);
           if constexpr (kWide) {
-            low_dots[r] = V::add_dot_signed(low_dots[r], w, low_bytes[r / 4] + at);
+            low_dots[r] = V::add_dot_signed(low_dots[r], w, low_bytes[r / kPanel] + at);
           }
         }
       }
@@ -91,7 +91,7 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
     const F32 scale = F32::load_float16(scales);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const GroupScale& group = groups[r / 4][r % 4];
+      const GroupScale& group = groups[r / kPanel][r % kPanel];
       const I32 dot = kWide ? dots[r].times(kWideStep) + low_dots[r] : dots[r];
       sums[r] = V::fma(dot.to_float(), scale * F32::all(group.scale), sums[r]);
       if constexpr (kHasMin) {
@@ -102,9 +102,9 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
     scales += kTile;
     if constexpr (kHasMin) mins += kTile;
     for (int p = 0; p < kPanels; ++p) {
-      bytes[p] += kGroup * kPanelRows;
-      if constexpr (kWide) low_bytes[p] += kGroup * kPanelRows;
-      groups[p] += kPanelRows;
+      bytes[p] += kGroup * kPanel;
+      if constexpr (kWide) low_bytes[p] += kGroup * kPanel;
+      groups[p] += kPanel;
     }
   }
 #pragma GCC unroll 16
@@ -113,14 +113,14 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
 
 // The same for codes of 6 bits. A group's halves have scales of their own; what scales multiply is
 // exact in float32: at most 16 * 32 * 127 for bytes, below 2^24 for wide activations.
-template <class V, int kRows, bool kWide>
+template <class V, int kRows, int kPanel, bool kWide>
 inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                          std::size_t group_begin, std::size_t group_end, float* out,
                          std::size_t out_stride) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using Bytes = typename V::Bytes;
-  constexpr int kPanels = (kRows + 3) / 4;
+  constexpr int kPanels = (kRows + kPanel - 1) / kPanel;
   constexpr std::size_t kBlockGroups = kSixBitBlock / kGroup;
   static_assert(kGroupsAtOnce % kBlockGroups == 0);
   const std::size_t first = (tile * weight.num_groups() + group_begin) / kBlockGroups;
@@ -131,12 +131,12 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
   const GroupScale* groups[kPanels];
   const HalfBiases* halves[kPanels];
   for (int p = 0; p < kPanels; ++p) {
-    const std::size_t panel = row / kPanelRows + static_cast<std::size_t>(p);
-    const std::size_t at = (panel * x.padded_in + group_begin * kGroup) * kPanelRows;
+    const std::size_t panel = row / kPanel + static_cast<std::size_t>(p);
+    const std::size_t at = (panel * x.padded_in + group_begin * kGroup) * kPanel;
     bytes[p] = x.bytes + at;
     low_bytes[p] = kWide ? x.low_bytes + at : nullptr;
-    groups[p] = x.groups + (panel * x.num_groups() + group_begin) * kPanelRows;
-    halves[p] = x.halves + (panel * x.num_groups() + group_begin) * kPanelRows;
+    groups[p] = x.groups + (panel * x.num_groups() + group_begin) * kPanel;
+    halves[p] = x.halves + (panel * x.num_groups() + group_begin) * kPanel;
   }
   F32 sums[kRows];
 #pragma GCC unroll 16
@@ -166,7 +166,7 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
         I32 low_dots[kRows];
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          const I32 start = I32::all(halves[r / 4][r % 4].of[h]);
+          const I32 start = I32::all(halves[r / kPanel][r % kPanel].of[h]);
           dots[r] = kWide ? I32::zero() : start;
           low_dots[r] = start;
         }
@@ -174,10 +174,10 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
         for (int s = 0; s < 4; ++s) {
 #pragma GCC unroll 16
           for (int r = 0; r < kRows; ++r) {
-            const int at = 64 * h + 16 * s + 4 * (r % 4);
-            dots[r] = V::add_dot(dots[r], codes[s], bytes[r / 4] + at);
+            const int at = kPanel * (16 * h + 4 * s) + 4 * (r % kPanel);
+            dots[r] = V::add_dot(dots[r], codes[s], bytes[r / kPanel] + at);
             if constexpr (kWide) {
-              low_dots[r] = V::add_dot(low_dots[r], codes[s], low_bytes[r / 4] + at);
+              low_dots[r] = V::add_dot(low_dots[r], codes[s], low_bytes[r / kPanel] + at);
             }
           }
         }
@@ -192,13 +192,13 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        sums[r] = V::fma(parts[r], F32::all(groups[r / 4][r % 4].scale), sums[r]);
+        sums[r] = V::fma(parts[r], F32::all(groups[r / kPanel][r % kPanel].scale), sums[r]);
       }
       for (int p = 0; p < kPanels; ++p) {
-        bytes[p] += kGroup * kPanelRows;
-        if constexpr (kWide) low_bytes[p] += kGroup * kPanelRows;
-        groups[p] += kPanelRows;
-        halves[p] += kPanelRows;
+        bytes[p] += kGroup * kPanel;
+        if constexpr (kWide) low_bytes[p] += kGroup * kPanel;
+        groups[p] += kPanel;
+        halves[p] += kPanel;
       }
     }
   }
@@ -247,30 +247,29 @@ inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, st
 }
 
 // Rows [row, row + num_rows) of one tile, num_rows <= kMost.
-template <class V, int kMost, Format kFormat, bool kHasMin, bool kWide>
+template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, bool kWide>
 inline void quantized_rows(const ProductTask& task, std::size_t tile, std::size_t row,
                            std::size_t num_rows, std::size_t group_begin, std::size_t group_end,
                            const std::uint8_t* next) {
   if (num_rows == kMost) {
     float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
     if constexpr (kFormat == Format::kQ6) {
-      return six_bit_tile<V, kMost, kWide>(*task.weight, task.x, tile, row, group_begin, group_end,
-                                           out, task.out_stride);
+      return six_bit_tile<V, kMost, kPanel, kWide>(*task.weight, task.x, tile, row, group_begin,
+                                                   group_end, out, task.out_stride);
     } else {
-      return quantized_tile<V, kMost, kFormat == Format::kQ4, kHasMin, kWide>(
+      return quantized_tile<V, kMost, kPanel, kFormat == Format::kQ4, kHasMin, kWide>(
           *task.weight, task.x, tile, row, group_begin, group_end, out, task.out_stride, next);
     }
   }
   if constexpr (kMost > 1) {
-    quantized_rows<V, kMost - 1, kFormat, kHasMin, kWide>(task, tile, row, num_rows, group_begin,
-                                                          group_end, next);
+    quantized_rows<V, kMost - 1, kPanel, kFormat, kHasMin, kWide>(task, tile, row, num_rows,
+                                                                  group_begin, group_end, next);
   }
 }
 
 // Rows to take next of `rest`, at most kMost: whole panels, in blocks of nearly equal size.
 template <int kMost>
 inline std::size_t rows_at_once(std::size_t rest) {
-  static_assert(kMost % kPanelRows == 0);
   if (rest <= kMost) return rest;
   const std::size_t num_blocks = (rest + kMost - 1) / kMost;
   const std::size_t rows = (rest + num_blocks - 1) / num_blocks;
@@ -281,17 +280,17 @@ inline std::size_t rows_at_once(std::size_t rest) {
 // stay there while the tiles go by.
 constexpr std::size_t kFewRows = 24;
 
-template <class V, Format kFormat, bool kHasMin, bool kWide>
+template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, bool kWide>
 inline void quantized_linear(const ProductTask& task) {
-  // The sums of a group's halves take as many registers as wide ones.
-  constexpr int kMost = kWide || kFormat == Format::kQ6 ? V::kMostWideRows : V::kMostRows;
   constexpr std::size_t kGroupBytes = kFormat == Format::kQ4 ? 256 : 512;
   const std::size_t num_groups = task.weight->num_groups();
+  // A single row stays in the cache whole.
+  const std::size_t at_once = kMost == 1 ? num_groups : kGroupsAtOnce;
   const auto weights_at = [&](std::size_t tile, std::size_t group) {
     return task.weight->values<std::uint8_t>() + (tile * num_groups + group) * kGroupBytes;
   };
-  for (std::size_t begin = 0; begin < num_groups; begin += kGroupsAtOnce) {
-    const std::size_t end = begin + kGroupsAtOnce < num_groups ? begin + kGroupsAtOnce : num_groups;
+  for (std::size_t begin = 0; begin < num_groups; begin += at_once) {
+    const std::size_t end = begin + at_once < num_groups ? begin + at_once : num_groups;
     const bool tiles_first = task.num_rows <= kFewRows;
     const auto next = [&](std::size_t tile) {
       if (tile + 1 < task.tile_end) return weights_at(tile + 1, begin);
@@ -299,21 +298,29 @@ inline void quantized_linear(const ProductTask& task) {
     };
     for (std::size_t tile = task.tile_begin; tiles_first && tile < task.tile_end; ++tile) {
       for (std::size_t row = 0; row < task.num_rows;) {
-        const std::size_t rows = rows_at_once<kMost>(task.num_rows - row);
-        quantized_rows<V, kMost, kFormat, kHasMin, kWide>(task, tile, row, rows, begin, end,
-                                                          next(tile));
+        const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
+        quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kWide>(task, tile, row, rows, begin, end,
+                                                                  next(tile));
         row += rows;
       }
     }
     for (std::size_t row = 0; !tiles_first && row < task.num_rows;) {
-      const std::size_t rows = rows_at_once<kMost>(task.num_rows - row);
+      const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
       for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
-        quantized_rows<V, kMost, kFormat, kHasMin, kWide>(task, tile, row, rows, begin, end,
-                                                          next(tile));
+        quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kWide>(task, tile, row, rows, begin, end,
+                                                                  next(tile));
       }
       row += rows;
     }
   }
+}
+
+template <class V, Format kFormat, bool kHasMin, bool kWide>
+inline void quantized_linear(const ProductTask& task) {
+  // The sums of a group's halves take as many registers as wide ones.
+  constexpr int kMost = kWide || kFormat == Format::kQ6 ? V::kMostWideRows : V::kMostRows;
+  if (task.x.panel_rows == 1) return quantized_linear<V, 1, 1, kFormat, kHasMin, kWide>(task);
+  quantized_linear<V, kMost, kPanelRows, kFormat, kHasMin, kWide>(task);
 }
 
 template <class V, Format kFormat, bool kHasMin>
@@ -402,25 +409,23 @@ inline QuantizedGroup quantize_group(const float* x, std::int8_t* bytes, std::in
 }
 
 template <class V>
-void quantize_kernel(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
-                     std::int8_t* bytes, std::int8_t* low_bytes, GroupScale* groups,
-                     HalfBiases* halves) {
-  const std::size_t panel = row / kPanelRows;
-  const std::size_t place = row % kPanelRows;
-  const std::size_t num_groups = padded_in / kGroup;
-  const std::size_t first = panel * padded_in * kPanelRows + place * 4;
-  const std::size_t first_group = panel * num_groups * kPanelRows + place;
+void quantize_kernel(const float* x, std::size_t size, std::size_t row, const ByteRows& to) {
+  const std::size_t panel_rows = to.panel_rows;
+  const std::size_t panel = row / panel_rows;
+  const std::size_t place = row % panel_rows;
+  const std::size_t first = panel * to.padded_in * panel_rows + place * 4;
+  const std::size_t first_group = panel * (to.padded_in / kGroup) * panel_rows + place;
   for (std::size_t g = 0; g * kGroup < size; ++g) {
     alignas(64) std::int8_t group[kGroup];
     alignas(64) std::int8_t low[kGroup];
     const QuantizedGroup quantized =
-        quantize_group<V>(x + g * kGroup, group, low_bytes != nullptr ? low : nullptr);
-    groups[first_group + g * kPanelRows] = quantized.scale;
-    halves[first_group + g * kPanelRows] = quantized.halves;
+        quantize_group<V>(x + g * kGroup, group, to.low_bytes != nullptr ? low : nullptr);
+    to.groups[first_group + g * panel_rows] = quantized.scale;
+    to.halves[first_group + g * panel_rows] = quantized.halves;
     for (std::size_t k = 0; k < kGroup; k += 4) {
-      const std::size_t at = first + (g * kGroup + k) * kPanelRows;
-      __builtin_memcpy(bytes + at, group + k, 4);
-      if (low_bytes != nullptr) __builtin_memcpy(low_bytes + at, low + k, 4);
+      const std::size_t at = first + (g * kGroup + k) * panel_rows;
+      __builtin_memcpy(to.bytes + at, group + k, 4);
+      if (to.low_bytes != nullptr) __builtin_memcpy(to.low_bytes + at, low + k, 4);
     }
   }
 }

@@ -14,6 +14,8 @@
 
 namespace nestling {
 
+// Rows of bytes lie in panels of four, which kernels take together; a single row lies alone, so
+// that it takes a quarter of the cache lines.
 constexpr std::size_t kPanelRows = 4;
 
 // Activations are rounded to bytes in groups of 32: x = scale * byte. Where that would cost too
@@ -36,15 +38,37 @@ struct HalfBiases {
   std::int32_t of[2];
 };
 
+// Where the bytes of rows go; p is panel_rows.
+struct ByteRows {
+  std::int8_t* bytes;      // [row / p][k / 4][row % p][4], of padded_in inputs
+  std::int8_t* low_bytes;  // likewise; null unless wide
+  GroupScale* groups;      // [row / p][group][row % p]
+  HalfBiases* halves;      // likewise
+  std::size_t padded_in;
+  std::size_t panel_rows;  // kPanelRows or 1
+
+  // The same rows from that group of inputs on.
+  ByteRows from_group(std::size_t group) const {
+    const std::size_t skipped = group * panel_rows;
+    return {bytes + skipped * kGroup,
+            low_bytes != nullptr ? low_bytes + skipped * kGroup : nullptr,
+            groups + skipped,
+            halves + skipped,
+            padded_in,
+            panel_rows};
+  }
+};
+
 // Rows of activations, as floats and, for quantised weights, as bytes.
 struct Rows {
   const float* floats = nullptr;           // [row][stride]
   std::size_t stride = 0;                  // multiple of 16
-  const std::int8_t* bytes = nullptr;      // [row / 4][k / 4][row % 4][4], of padded_in inputs
+  const std::int8_t* bytes = nullptr;      // see ByteRows
   const std::int8_t* low_bytes = nullptr;  // likewise; null unless wide
-  const GroupScale* groups = nullptr;      // [row / 4][group][row % 4]
+  const GroupScale* groups = nullptr;      // likewise
   const HalfBiases* halves = nullptr;      // likewise
   std::size_t padded_in = 0;               // multiple of 128
+  std::size_t panel_rows = kPanelRows;     // 1 if there is but one row
 
   std::size_t num_groups() const { return padded_in / kGroup; }
 };
@@ -119,11 +143,8 @@ struct StepKernels {
 
   void (*linear)(const ProductTask&);
 
-  // Bytes, scales and sums of row number `row`, to their place in its panel; `low_bytes` may be
-  // null.
-  void (*quantize)(const float* x, std::size_t size, std::size_t row, std::size_t padded_in,
-                   std::int8_t* bytes, std::int8_t* low_bytes, GroupScale* groups,
-                   HalfBiases* halves);
+  // Bytes, scales and sums of row number `row`.
+  void (*quantize)(const float* x, std::size_t size, std::size_t row, const ByteRows& to);
   // The same row for dots: bytes [padded_in], scales and sums [padded_in / 32].
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
                        std::int8_t* low_bytes, float* scales, float* scaled_sums);

@@ -147,17 +147,22 @@ struct QuantizedRows {
 
 // Of x [num_rows][padded].
 QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, std::size_t size,
-                        std::size_t padded, Width width) {
+                        std::size_t padded, Width width, std::size_t panel_rows = kPanelRows) {
   const std::size_t num_rows = x.size() / padded;
-  const std::size_t num_bytes = round_up(num_rows, kPanelRows) * padded;
+  const std::size_t num_bytes = round_up(num_rows, panel_rows) * padded;
   QuantizedRows rows;
   rows.bytes.resize(num_bytes);
   rows.low_bytes.resize(width == Width::kWide ? num_bytes : 0);
   rows.groups.resize(num_bytes / kGroup);
   rows.halves.resize(num_bytes / kGroup);
   for (std::size_t row = 0; row < num_rows; ++row) {
-    table.quantize(&x[row * padded], size, row, padded, rows.bytes.data(), rows.low(),
-                   rows.groups.data(), rows.halves.data());
+    table.quantize(&x[row * padded], size, row,
+                   {.bytes = rows.bytes.data(),
+                    .low_bytes = rows.low(),
+                    .groups = rows.groups.data(),
+                    .halves = rows.halves.data(),
+                    .padded_in = padded,
+                    .panel_rows = panel_rows});
   }
   return rows;
 }
@@ -206,8 +211,8 @@ void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numb
   CHECK(same(rows_of(tables.variant), rows_of(tables.otherwise), false));
   const std::size_t stride = weight.num_tiles() * kTile + 16;
   for (const std::size_t first_tile : {std::size_t{0}, weight.num_tiles() / 2}) {
-    compare(tables, numbers, [&](const StepKernels& table) {
-      QuantizedRows rows = rows_of(table);
+    const auto product = [&](const StepKernels& table, std::size_t panel_rows) {
+      QuantizedRows rows = quantized(table, x, size, padded, width, panel_rows);
       std::vector<float> result(shape.num_rows * stride, 7.0f);  // what is not of the tiles stays
       table.linear({.weight = &weight,
                     .x = {.floats = x.data(),
@@ -216,14 +221,18 @@ void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numb
                           .low_bytes = rows.low(),
                           .groups = rows.groups.data(),
                           .halves = rows.halves.data(),
-                          .padded_in = padded},
+                          .padded_in = padded,
+                          .panel_rows = panel_rows},
                     .num_rows = shape.num_rows,
                     .tile_begin = first_tile,
                     .tile_end = weight.num_tiles(),
                     .out = result.data(),
                     .out_stride = stride});
       return result;
-    });
+    };
+    compare(tables, numbers, [&](const StepKernels& table) { return product(table, kPanelRows); });
+    if (shape.num_rows > 1) continue;
+    CHECK(same(product(tables.variant, 1), product(tables.variant, kPanelRows)));
   }
 }
 
@@ -233,8 +242,10 @@ void test_products(const Tables& tables, StoredType type, Numbers numbers, Width
       test_linear(tables, type, {in, in + 15, num_rows}, numbers, width);
     }
   }
-  test_linear(tables, type, {2100, 16, 2}, numbers, width);
-  test_linear(tables, type, {2080, 33, 26}, numbers, width);
+  for (const std::size_t num_rows : {1u, 2u}) {
+    test_linear(tables, type, {4200, 16, num_rows}, numbers, width);
+  }
+  test_linear(tables, type, {4160, 33, 26}, numbers, width);
 }
 
 void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width width) {
