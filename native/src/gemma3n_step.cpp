@@ -109,10 +109,11 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
     marks_stride = (intermediate + kChunk - 1) / kChunk + 1;
     live_marks = Array<std::uint32_t>(rows * marks_stride);
     live_counts = Array<std::uint32_t>(rows * marks_stride);
-    dot_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
-    dot_low_bytes = Array<std::int8_t>(rows * ffn_in.padded_in);
-    dot_scales = Array<float>(rows * (ffn_in.padded_in / kGroup));
-    dot_sums = Array<float>(rows * (ffn_in.padded_in / kGroup));
+    dot_padded = (c.hidden_size + kRowBlock - 1) / kRowBlock * kRowBlock;
+    dot_bytes = Array<std::int8_t>(rows * dot_padded);
+    dot_low_bytes = Array<std::int8_t>(rows * dot_padded);
+    dot_scales = Array<float>(rows * (dot_padded / kGroup));
+    dot_sums = Array<float>(rows * (dot_padded / kGroup));
   }
   ffn_out = Outputs(rows, c.hidden_size);
   gate_in = Activations(rows, c.hidden_size);
@@ -694,12 +695,11 @@ void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
                       w.pre_feedforward_layernorm.data(), hidden_);
   if (any_quantized({w.gate_proj.get(), w.up_proj.get()})) quantize(ws_.ffn_in, row);
   if (w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()))) {
-    const std::size_t groups = ws_.ffn_in.padded_in / kGroup;
-    kernels_.quantize_dot(
-        ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.ffn_in.padded_in,
-        ws_.dot_bytes.data() + row * ws_.ffn_in.padded_in,
-        is_wide_ ? ws_.dot_low_bytes.data() + row * ws_.ffn_in.padded_in : nullptr,
-        ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
+    const std::size_t groups = ws_.dot_padded / kGroup;
+    kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.dot_padded,
+                          ws_.dot_bytes.data() + row * ws_.dot_padded,
+                          is_wide_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
+                          ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
   }
 }
 
@@ -807,7 +807,7 @@ void Gemma3n::Step::select_neurons(std::size_t layer) {
 void Gemma3n::Step::compute_neurons(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
   const std::size_t num_chunks = ws_.marks_stride - 1;
-  const std::size_t padded_in = ws_.ffn_in.padded_in;
+  const std::size_t padded_in = ws_.dot_padded;
   const std::size_t groups = padded_in / kGroup;
   pool_.parallel_for(num_chunks, 1, [&](std::size_t chunk, std::size_t, std::size_t thread) {
     float* const dots = ws_.thread_scratch[thread].data();

@@ -126,7 +126,8 @@ struct Gemma3n::Workspace {
   Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see Step::marks
   Array<std::uint32_t> live_counts;   // [row][chunk of neurons], once the dead ones are left out
   std::size_t marks_stride = 0;
-  Array<std::int8_t> dot_bytes;  // [row][padded_in of hidden]
+  std::size_t dot_padded = 0;    // inputs of a DotRow
+  Array<std::int8_t> dot_bytes;  // [row][dot_padded]
   Array<std::int8_t> dot_low_bytes;
   Array<float> dot_scales, dot_sums;  // [row][groups]
   Outputs ffn_out;

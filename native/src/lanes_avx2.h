@@ -30,9 +30,6 @@ struct Avx2 {
               _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8)))};
     }
     static F32 load_bfloat16(const std::uint16_t* from) { return {widen(from), widen(from + 8)}; }
-    static F32 pair(const float* scales) {
-      return {_mm256_set1_ps(scales[0]), _mm256_set1_ps(scales[1])};
-    }
     void store(float* to) const {
       _mm256_storeu_ps(to, low);
       _mm256_storeu_ps(to + 8, high);

@@ -29,13 +29,6 @@ struct Avx512 {
       const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
       return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
     }
-    // Scale 0 in lanes 0..7, scale 1 in lanes 8..15.
-    static F32 pair(const float* scales) {
-      const __m512 both = _mm512_castpd_ps(
-          _mm512_set1_pd(*reinterpret_cast<const double __attribute__((may_alias))*>(scales)));
-      return {_mm512_permutexvar_ps(
-          _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0), both)};
-    }
     void store(float* to) const { _mm512_storeu_ps(to, v); }
     void store_float16(std::uint16_t* to) const {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),

@@ -46,11 +46,6 @@ struct Neon {
                vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(high), 16)),
                vreinterpretq_f32_u32(vshll_high_n_u16(high, 16))}};
     }
-    static F32 pair(const float* scales) {
-      const float32x4_t first = vdupq_n_f32(scales[0]);
-      const float32x4_t second = vdupq_n_f32(scales[1]);
-      return {{first, first, second, second}};
-    }
     void store(float* to) const {
       for (int i = 0; i < 4; ++i) vst1q_f32(to + 4 * i, v[i]);
     }

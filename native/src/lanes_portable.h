@@ -47,12 +47,6 @@ struct Portable {
       }
       return load(values);
     }
-    // scales[0] in lanes 0..7, scales[1] in lanes 8..15.
-    static F32 pair(const float* scales) {
-      const Four first = {scales[0], scales[0], scales[0], scales[0]};
-      const Four second = {scales[1], scales[1], scales[1], scales[1]};
-      return {{first, first, second, second}};
-    }
     void store(float* to) const { std::memcpy(to, &v, sizeof(v)); }
     // Rounds to nearest even.
     void store_float16(std::uint16_t* to) const {

@@ -435,16 +435,21 @@ void quantize_dot_kernel(const float* x, std::size_t size, std::size_t padded_in
                          std::int8_t* bytes, std::int8_t* low_bytes, float* scales,
                          float* scaled_sums) {
   for (std::size_t g = 0; g < padded_in / kGroup; ++g) {
-    std::int8_t* const low = low_bytes != nullptr ? low_bytes + g * kGroup : nullptr;
+    alignas(64) std::int8_t group[kGroup] = {};
+    alignas(64) std::int8_t low[kGroup] = {};
+    scales[g] = 0.0f;
+    scaled_sums[g] = 0.0f;
     if (g * kGroup < size) {
-      const GroupScale group = quantize_group<V>(x + g * kGroup, bytes + g * kGroup, low).scale;
-      scales[g] = group.scale;
-      scaled_sums[g] = group.scaled_sum;
-    } else {
-      __builtin_memset(bytes + g * kGroup, 0, kGroup);
-      if (low != nullptr) __builtin_memset(low, 0, kGroup);
-      scales[g] = 0.0f;
-      scaled_sums[g] = 0.0f;
+      const GroupScale scale =
+          quantize_group<V>(x + g * kGroup, group, low_bytes != nullptr ? low : nullptr).scale;
+      scales[g] = scale.scale;
+      scaled_sums[g] = scale.scaled_sum;
+    }
+    const std::size_t first = g / kTile * kRowBlock + g % kTile * 4;
+    for (std::size_t k = 0; k < kGroup; k += 4) {
+      const std::size_t at = first + k * kTile;
+      __builtin_memcpy(bytes + at, group + k, 4);
+      if (low_bytes != nullptr) __builtin_memcpy(low_bytes + at, low + k, 4);
     }
   }
 }

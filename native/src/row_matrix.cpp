@@ -9,24 +9,23 @@ namespace nestling {
 namespace {
 
 constexpr std::size_t kGrainElements = std::size_t{1} << 18;
-constexpr std::size_t kQuantizedMultiple = 128;  // inputs that share a line of nibbles
+constexpr std::size_t kQuantizedMultiple = kRowBlock;
 constexpr std::size_t kFloatMultiple = 16;
 
-// Inputs 0..63 of a line of 128 in the low nibbles, 64..127 in the high ones.
-void store_q4(const Group* groups, std::size_t num_lines, std::uint8_t* values) {
-  for (std::size_t line = 0; line < num_lines; ++line, groups += 4, values += 64) {
-    std::uint64_t bytes[8];
-    for (std::size_t k = 0; k < 4; ++k) {
-      bytes[k] = groups[0].codes[k] | groups[2].codes[k] << 4;
-      bytes[4 + k] = groups[1].codes[k] | groups[3].codes[k] << 4;
-    }
-    std::memcpy(values, bytes, sizeof(bytes));
+// A group's codes, to its place among the 16 groups of a block.
+void store_q4(const Group& group, std::size_t place, std::uint8_t* block) {
+  for (std::size_t line = 0; line < 4; ++line) {
+    const std::uint64_t codes = group.codes[line];
+    const auto both = static_cast<std::uint32_t>(codes) | static_cast<std::uint32_t>(codes >> 32)
+                                                              << 4;
+    std::memcpy(block + line * 64 + place * 4, &both, sizeof(both));
   }
 }
 
-void store_q8(const Group* groups, std::size_t count, std::uint8_t* values) {
-  for (std::size_t g = 0; g < count; ++g) {
-    std::memcpy(values + g * kGroup, groups[g].codes, kGroup);
+void store_q8(const Group& group, std::size_t place, std::uint8_t* block) {
+  for (std::size_t line = 0; line < 8; ++line) {
+    std::memcpy(block + line * 64 + place * 4,
+                reinterpret_cast<const std::byte*>(group.codes) + line * 4, 4);
   }
 }
 
@@ -43,10 +42,15 @@ void pack_row(const StoredMatrix& stored, ReadGroups read, Format format, std::s
     const std::size_t count = std::min(kPieceGroups, num_groups - begin);
     Group groups[kPieceGroups] = {};  // missing inputs stay zero
     read(stored, row, begin, count, groups);
-    if (format == Format::kQ4) {
-      store_q4(groups, (count + 3) / 4, to.values + begin * kGroup / 2);
-    } else {
-      store_q8(groups, count, to.values + begin * kGroup);
+    constexpr std::size_t kGroups = kRowBlock / kGroup;
+    for (std::size_t g = 0; g < count; ++g) {
+      const std::size_t block = (begin + g) / kGroups;
+      const std::size_t place = (begin + g) % kGroups;
+      if (format == Format::kQ4) {
+        store_q4(groups[g], place, to.values + block * kRowBlock / 2);
+      } else {
+        store_q8(groups[g], place, to.values + block * kRowBlock);
+      }
     }
     for (std::size_t g = 0; g < count; ++g) to.scales[begin + g] = groups[g].scale;
     if (to.mins == nullptr) continue;

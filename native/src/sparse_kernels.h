@@ -54,22 +54,13 @@ inline typename V::F32 group_sums(const std::uint16_t* weights, const float* sca
                                   std::size_t num_groups, float factor) {
   using F32 = typename V::F32;
   F32 sum = F32::zero();
-  std::size_t g = 0;
-  for (; g + 16 <= num_groups; g += 16) {
+  for (std::size_t g = 0; g < num_groups; g += 16) {
     sum = V::fma(F32::load_float16(weights + g), F32::load(scaled_sums + g), sum);
-  }
-  if (g < num_groups) {  // groups come in fours
-    std::uint16_t padded[16] = {};
-    float padded_sums[16] = {};
-    for (std::size_t i = 0; g + i < num_groups; ++i) {
-      padded[i] = weights[g + i];
-      padded_sums[i] = scaled_sums[g + i];
-    }
-    sum = V::fma(F32::load_float16(padded), F32::load(padded_sums), sum);
   }
   return sum * F32::all(factor);
 }
 
+// A lane sums up a group, so that scales are applied to 16 groups at once.
 template <class V, bool kNibbles, bool kWide>
 inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRow& x) {
   using F32 = typename V::F32;
@@ -79,49 +70,32 @@ inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRo
   const std::uint16_t* scales = weight.scales() + row * num_groups;
   const std::size_t bytes_per_row = kNibbles ? weight.padded_in() / 2 : weight.padded_in();
   const std::uint8_t* w = weight.values<std::uint8_t>() + row * bytes_per_row;
-  F32 sums[2] = {F32::zero(), F32::zero()};
+  F32 sum = F32::zero();
   for (std::size_t g = 0; g < num_groups; g += 16) {
-    const std::size_t rest = num_groups - g < 16 ? num_groups - g : 16;
-    float products[16];
-    if (rest == 16) {
-      (F32::load_float16(scales + g) * F32::load(x.scales + g)).store(products);
-    } else {
-      std::uint16_t padded[16] = {};
-      float padded_scales[16] = {};
-      for (std::size_t i = 0; i < rest; ++i) {
-        padded[i] = scales[g + i];
-        padded_scales[i] = x.scales[g + i];
-      }
-      (F32::load_float16(padded) * F32::load(padded_scales)).store(products);
-    }
-    for (std::size_t i = 0; i < rest; i += 4) {
-      const std::size_t at = (g + i) * kGroup;
-      Bytes halves[2];
+    I32 dots = I32::zero();
+    I32 low_dots = I32::zero();
+    const auto add = [&](const Bytes& codes, std::size_t line) {
+      const std::size_t at = g * kGroup + 64 * line;
+      const auto dot = [&](const I32& so_far, const std::int8_t* bytes) {
+        return kNibbles ? V::add_dot_vector(so_far, codes, bytes)
+                        : V::add_dot_vector_signed(so_far, codes, bytes);
+      };
+      dots = dot(dots, x.bytes + at);
+      if constexpr (kWide) low_dots = dot(low_dots, x.low_bytes + at);
+    };
+    for (std::size_t line = 0; line < 8; line += kNibbles ? 2 : 1) {
       if constexpr (kNibbles) {
         const Bytes both = Bytes::load(w);
-        halves[0] = both.low_nibbles();
-        halves[1] = both.high_nibbles();
-        w += 64;
+        add(both.low_nibbles(), line);
+        add(both.high_nibbles(), line + 1);
       } else {
-        const auto* from = reinterpret_cast<const std::int8_t*>(w);
-        halves[0] = Bytes::load_signed(from);
-        halves[1] = Bytes::load_signed(from + 64);
-        w += 128;
+        add(Bytes::load_signed(reinterpret_cast<const std::int8_t*>(w)), line);
       }
-      I32 dots[2];
-      for (std::size_t h = 0; h < 2; ++h) {
-        const auto dot = [&](const std::int8_t* bytes) {
-          return kNibbles ? V::add_dot_vector(I32::zero(), halves[h], bytes + at + 64 * h)
-                          : V::add_dot_vector_signed(I32::zero(), halves[h], bytes + at + 64 * h);
-        };
-        dots[h] = dot(x.bytes);
-        if constexpr (kWide) dots[h] = dots[h].times(kWideStep) + dot(x.low_bytes);
-      }
-      sums[0] = V::fma(dots[0].to_float(), F32::pair(products + i), sums[0]);
-      sums[1] = V::fma(dots[1].to_float(), F32::pair(products + i + 2), sums[1]);
+      w += 64;
     }
+    if constexpr (kWide) dots = dots.times(kWideStep) + low_dots;
+    sum = V::fma(dots.to_float(), F32::load_float16(scales + g) * F32::load(x.scales + g), sum);
   }
-  F32 sum = sums[0] + sums[1];
   if (weight.has_min()) {
     sum = sum + group_sums<V>(weight.mins() + row * num_groups, x.scaled_sums, num_groups, 1.0f);
   }

@@ -87,8 +87,8 @@ struct ProductTask {
 // One row in a form for dots with single rows of weights.
 struct DotRow {
   const float* floats;           // [padded_in], zero beyond in_features
-  const std::int8_t* bytes;      // [padded_in]
-  const std::int8_t* low_bytes;  // [padded_in], null unless wide
+  const std::int8_t* bytes;      // [padded_in / 512][8][16][4], as in a RowMatrix
+  const std::int8_t* low_bytes;  // likewise, null unless wide
   const float* scales;           // [padded_in / 32]
   const float* scaled_sums;      // [padded_in / 32]
 };
@@ -145,7 +145,7 @@ struct StepKernels {
 
   // Bytes, scales and sums of row number `row`.
   void (*quantize)(const float* x, std::size_t size, std::size_t row, const ByteRows& to);
-  // The same row for dots: bytes [padded_in], scales and sums [padded_in / 32].
+  // A row for dots, as a DotRow holds it.
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
                        std::int8_t* low_bytes, float* scales, float* scaled_sums);
 

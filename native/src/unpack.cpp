@@ -95,8 +95,12 @@ void unpack(const RowMatrix& packed, float* out) {
         continue;
       }
       const bool is_q4 = packed.format() == Format::kQ4;
-      const std::size_t byte = is_q4 ? row * padded / 2 + k / 128 * 64 + k % 64 : row * padded + k;
-      value = value_of(packed, {byte, k % 128 >= 64, (row * padded + k) / kGroup});
+      const std::size_t four = k % kGroup / 4;
+      const std::size_t place = k % kRowBlock / kGroup * 4 + k % 4;
+      const std::size_t first = row * padded + k / kRowBlock * kRowBlock;
+      const std::size_t byte =
+          is_q4 ? first / 2 + four / 2 * 64 + place : first + four * 64 + place;
+      value = value_of(packed, {byte, four % 2 == 1, (row * padded + k) / kGroup});
     }
   }
 }

@@ -253,7 +253,7 @@ void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width wid
   for (const std::size_t in : {1u, 33u, 100u, 700u}) {
     const std::size_t size = fitting(type, in);
     const auto weight = Weights(type, 3, size, numbers).packed<RowMatrix>(pool);
-    const std::size_t padded = round_up(size, 128);
+    const std::size_t padded = round_up(size, kRowBlock);
     const std::vector<float> x = padded_rows(1, size, padded, numbers);
     compare(tables, numbers, [&](const StepKernels& table) {
       std::vector<std::int8_t> bytes(padded, 99);

@@ -52,8 +52,8 @@ struct LayerConfig {
   std::optional<float> std_multiplier;  // of the sparse activation; none: dense
 };
 
-// In the first layers, which all others build upon, activations may be wide (16 bits in place of 8):
-// on random 25-layer models that lowers the divergence from float32 by eight times.
+// In the first layers, which all others build upon, activations may be wide (16 bits in place of
+// 8): on random 25-layer models that lowers the divergence from float32 by eight times.
 inline constexpr std::size_t kWideLayers = 5;
 
 struct LayerWeights {

@@ -24,6 +24,7 @@ enum class Format { kFloat32, kFloat16, kBfloat16, kQ4, kQ6, kQ8 };
 
 inline constexpr std::size_t kTile = 16;   // outputs that lie side by side, one a lane
 inline constexpr std::size_t kGroup = 32;  // inputs that share a scale
+inline constexpr std::size_t kRowBlock = kTile * kGroup;  // of a RowMatrix: a group a lane
 
 // Of kQ6: inputs that share an f16 scale, and what they take of the plane of values.
 inline constexpr std::size_t kSixBitBlock = 256;
@@ -40,7 +41,7 @@ constexpr bool is_quantized(Format format) {
 Format natural_format(StoredType type);
 
 // Raised whenever packing puts other bytes into memory than before: packed files hold those bytes.
-inline constexpr int kLayoutVersion = 2;
+inline constexpr int kLayoutVersion = 3;
 
 // Where the planes of packed weights begin in a mapped file.
 struct PlaneOffsets {
@@ -126,9 +127,11 @@ class Matrix : public PackedWeights {
 
 // W [num_rows, in_features], a row after another: up_proj of a sparse layer, a neuron a row.
 //   float formats: values [row][padded_in], padded_in a multiple of 16
-//   kQ4: values [row][padded_in / 128][64]; byte b: low nibble input b, high nibble input 64 + b
-//   kQ8: values [row][padded_in]
-//   scales, mins: f16 [row][padded_in / 32]; padded_in is a multiple of 128 when quantised
+//   kQ8: values [row][padded_in / 512][8][16][4]: a lane for each group of 32, whose inputs follow
+//   in
+//        fours
+//   kQ4: values [row][padded_in / 512][4][16][4]: of two such fours the first in the low nibbles
+//   scales, mins: f16 [row][padded_in / 32]; padded_in is a multiple of 512 when quantised
 class RowMatrix : public PackedWeights {
  public:
   static RowMatrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
