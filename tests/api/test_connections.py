@@ -366,6 +366,46 @@ async def test_a_refusal_says_nothing_of_the_request_before(url: str) -> None:
     assert b'"path":""' in answer
 
 
+async def test_refused_body_of_an_answered_request_gets_no_second_answer(url: str) -> None:
+    head = request_bytes({}).split(b"Content-Length")[0].replace(KEY.encode(), b"wrong")
+    reader, writer = await connect(url)
+    writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(WITHIN_S):
+        answer = await reader.readuntil(b"}")
+        writer.write(b"no number\r\n")
+        answer += await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def as_http_1_0(body: dict[str, Any], *extra: str) -> bytes:
+    return request_bytes(body, *extra).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n")
+
+
+async def test_old_clients_get_streams_without_chunks(url: str, chat: FakeChat) -> None:
+    """HTTP/1.0, as nginx speaks it by default: the body is the events, the close its end."""
+    chat.pieces = ("x" * 100_000,) * 20
+    answer = await exchange(url, as_http_1_0(chat_body(stream=True), "Connection: keep-alive"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 ")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    events = body.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    texts = [json.loads(e[6:])["choices"][0]["delta"].get("content", "") for e in events[:-2]]
+    assert "".join(texts) == "".join(chat.pieces)
+
+
+async def test_old_clients_get_whole_answers(url: str) -> None:
+    """Nothing but the answer: HTTP/1.0 has no 100 Continue."""
+    answer = await exchange(url, as_http_1_0(chat_body(), "Expect: 100-continue"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 ")
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert json.loads(body)["object"] == "chat.completion"
+
+
 def deaf_connection(url: str) -> socket.socket:
     """A client that takes next to nothing into its own buffers."""
     host, port = url.removeprefix("http://").split(":")

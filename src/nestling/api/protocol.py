@@ -2,8 +2,9 @@
 
 Added: a deadline and a size for the request's head, a last deadline for its body (the friendly one,
 with an answer, is in `request_body.py`), one for a client that does not read its answer, our error
-body for what the parser refuses, requests that offer an upgrade served without it, and news of a
-lost connection to every request on it, pipelined ones included.
+body for what the parser refuses, requests that offer an upgrade served without it, answers that
+HTTP/1.0 clients understand, and news of a lost connection to every request on it, pipelined ones
+included.
 """
 
 import asyncio
@@ -15,11 +16,13 @@ from urllib.parse import unquote
 import httptools
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from nestling.api.answers import NO_STORE, json_headers
-from nestling.api.context import RequestContext, client_request_id
+from nestling.api.context import REFUSED, RequestContext, client_request_id
 from nestling.api.errors import HttpError, error_body, http_error
+from nestling.api.metrics import Metrics
 from nestling.api.origins import cors_headers
 from nestling.log import get_logger
 from nestling.settings import Settings
@@ -35,9 +38,10 @@ _log = get_logger("api")
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """See the module. `settings` is set on a subclass by `protocol_class`."""
+    """See the module. What it is bound to is set on a subclass by `protocol_class`."""
 
     settings: Settings
+    metrics: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request's head."""
@@ -126,7 +130,11 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._is_in_head = False
         self._restart(self.settings.body_timeout_s + BODY_LINGER_S, self._on_slow_body)
+        is_old = self.parser.get_http_version() == "1.0"
+        self.expect_100_continue = self.expect_100_continue and not is_old
         super().on_headers_complete()
+        if is_old:
+            _send_as_http_1_0(self.cycle)
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
 
@@ -220,13 +228,31 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline.cancel()
         _log.info("connection refused", status=status, reason=message)
         is_mid_answer = any(c.response_started and not c.response_complete for c in self._cycles)
+        is_answered = self._is_in_body() and self.cycle.response_complete
         self._disconnect_cycles()
         if is_mid_answer:
             self._close()
             return
-        self.transport.write(self._refusal(http_error(HTTPException(status, message))))
+        if not is_answered:
+            self._count(status)
+            self.transport.write(self._refusal(http_error(HTTPException(status, message))))
         self.transport.write_eof()
         self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self._close)
+
+    def _is_in_body(self) -> bool:
+        """Tell whether a request has been handed to the app whose body is not whole."""
+        return not (self._is_between or self._is_in_head)
+
+    def _count(self, status: int) -> None:
+        """Count a refusal: as the answer of the request whose body it is about, or as one more."""
+        is_waiting = any(cycle is self.cycle for cycle, _ in self.pipeline)
+        if self._is_in_body() and not is_waiting:
+            self.cycle.scope["state"][REFUSED] = status
+            return
+        is_known = not self._is_between and bool(self.url)
+        method = self.parser.get_method().decode("latin-1") if is_known else ""
+        seconds = time.perf_counter() - self._began_at
+        self.metrics.refused(method, status, 0.0 if self._is_between else seconds)
 
     def _refusal(self, error: HttpError) -> bytes:
         """Return a whole answer, with what is known of the request: perhaps nothing."""
@@ -256,9 +282,26 @@ class GuardedProtocol(HttpToolsProtocol):
         return cors_headers(headers, self.settings)
 
 
-def protocol_class(settings: Settings) -> type[GuardedProtocol]:
-    """Return the class to hand to uvicorn, bound to these settings."""
-    return type("BoundProtocol", (GuardedProtocol,), {"settings": settings})
+def protocol_class(settings: Settings, metrics: Metrics) -> type[GuardedProtocol]:
+    """Return the class to hand to uvicorn, bound to these settings and figures."""
+    return type("BoundProtocol", (GuardedProtocol,), {"settings": settings, "metrics": metrics})
+
+
+def _send_as_http_1_0(cycle: RequestResponseCycle) -> None:
+    """Send an answer of unknown length as it is: closing the connection, uvicorn does, ends it.
+
+    uvicorn would send chunks, which HTTP/1.0 does not know.
+    """
+    send = cycle.send
+
+    async def send_plainly(message: Message) -> None:
+        while cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        cycle.chunked_encoding = False
+        cycle.expected_content_length = len(message.get("body", b""))  # uvicorn compares with it
+        await send(message)  # type: ignore[arg-type]
+
+    cycle.send = send_plainly  # type: ignore[method-assign, assignment]
 
 
 def _path_of(url: bytes) -> str:

@@ -86,7 +86,7 @@ def _listen(settings: Settings) -> socket.socket:
 def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol_class(settings),
+        http=protocol_class(settings, app.state.services.metrics),
         ws="none",
         lifespan="off",
         log_config=None,
