@@ -379,6 +379,38 @@ async def test_refused_body_of_an_answered_request_gets_no_second_answer(url: st
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def in_chunks(body: dict[str, Any], coding: str = "chunked", trailers: str = "") -> bytes:
+    head, _, content = request_bytes(body, f"Transfer-Encoding: {coding}").partition(END)
+    lines = [line for line in head.split(b"\r\n") if b"Content-Length" not in line]
+    chunks = b"".join(b"%x;a=b\r\n%s\r\n" % (len(c), c) for c in (content[:9], content[9:]))
+    return b"\r\n".join(lines) + CLOSE + b"z" + END + chunks + f"0\r\n{trailers}\r\n".encode()
+
+
+async def test_headers_behind_a_body_change_nothing(url: str) -> None:
+    """Neither for the one who is asked nor for the bounds of what is read."""
+    trailers = "Authorization: Bearer x\r\nHost: evil\r\nContent-Encoding: gzip\r\n"
+    answer = await exchange(url, in_chunks(chat_body(), trailers=trailers))
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    keyless = in_chunks(chat_body(), trailers=f"Authorization: Bearer {KEY}\r\n")
+    answer = await exchange(url, keyless.replace(b"Authorization", b"X-Nothing", 1))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    answer = await exchange(url, in_chunks(chat_body(), trailers="X-A: b\r\n" * 2**18))
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, chunked", "identity, chunked"])
+async def test_other_transfer_codings_are_refused(url: str, coding: str) -> None:
+    answer = await exchange(url, in_chunks(chat_body(), coding))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_second_content_encoding_is_seen(url: str) -> None:
+    lines = ["Content-Encoding: identity", "Content-Encoding: gzip", "Connection: close"]
+    answer = await exchange(url, request_bytes(chat_body(), *lines))
+    assert answer.startswith(b"HTTP/1.1 415 ")
+
+
 def as_http_1_0(body: dict[str, Any], *extra: str) -> bytes:
     return request_bytes(body, *extra).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n")
 

@@ -107,11 +107,21 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(414, f"The address is too long: expected at most {MAX_URL_BYTES} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header, up to a bound: a head may come in one piece, with a body behind it."""
-        super().on_header(name, value)
+        """Collect a header, up to a bound: a head may come in one piece, with a body behind it.
+
+        Those that come behind a body in chunks are dropped: they are not what was decided by.
+        """
+        if self._is_in_head:
+            super().on_header(name, value)
+            self._check_coding(name, value)
         self._num_header_bytes += len(name) + len(value) + len(b": \r\n")
         if len(self.url) + self._num_header_bytes > self.settings.max_header_bytes:
             self._refuse(431, "The head of the request is too large.")
+
+    def _check_coding(self, name: bytes, value: bytes) -> None:
+        """Refuse a body that is more than cut into chunks; the parser looks at the last word."""
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            self._refuse(400, "Invalid Transfer-Encoding: expected nothing but 'chunked'.")
 
     def on_message_begin(self) -> None:
         """Restart the clock: a request begins on a kept connection."""
