@@ -196,6 +196,40 @@ async def test_rude_bytes(url: str, data: bytes) -> None:
     assert json.loads(body)["statusCode"] in {400, 404}
 
 
+ADDRESSES = ("http://", "http://a:b:c/", "http://[::1", "http://localhost", "?x", "/\x7f", "@evil")
+CONNECTS = ("localhost:80", "/", "/livez", "http://localhost/livez")
+TARGETS = [f"GET {a}" for a in ADDRESSES] + [f"CONNECT {a}" for a in CONNECTS]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_odd_targets_are_refused_once(
+    url: str, target: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = f"{target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    for data in (kept, kept + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        answer = await exchange(url, data)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+REASONS = [
+    (b"NONSENSE\r\n\r\n", "Invalid method encountered"),
+    (RUDE[2], "Duplicate Content-Length"),
+    (b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n", "Invalid header token"),
+    (b"GET http:// HTTP/1.1\r\nHost: localhost\r\n\r\n", "the address of the request"),
+    (b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n", "CONNECT"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), REASONS, ids=[reason for _, reason in REASONS])
+async def test_a_refusal_says_what_is_wrong(url: str, data: bytes, reason: str) -> None:
+    answer = await exchange(url, data)
+    message = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+    assert message.startswith("Expected ")
+    assert reason in message
+
+
 async def test_long_wrong_key_is_refused_quickly(url: str) -> None:
     data = request_bytes({}, "Connection: close").replace(KEY.encode(), b"x" * 2**20)
     started = time.monotonic()

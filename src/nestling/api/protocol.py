@@ -81,15 +81,17 @@ class GuardedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            if self._is_upgrade and not self._is_refused:
+                self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError:  # uvicorn reads the address in one of ours
+            self._refuse(400, "Expected HTTP/1.1, but the address of the request cannot be read.")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"Expected HTTP/1.1, but the parser says: {error}.")
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Read the request again as if it had offered none (HTTP/2 clients do, before a body)."""
-        if self._is_refused:
-            return
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b" ".join([self.parser.get_method(), self.url, b"HTTP/" + version])]
         for name, value in self.headers:
             if name not in _UPGRADE_HEADERS:
                 lines.append(name + b": " + value)
@@ -135,14 +137,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Switch to the body's clock."""
-        self._is_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self.parser.get_method() == b"CONNECT":  # what follows would be no HTTP
+            self._refuse(400, "Expected a request for this server, but CONNECT asks for another.")
+        self._is_upgrade = self.parser.should_upgrade()
         if self._is_refused or self._is_upgrade:
             return
-        self._is_in_head = False
         self._restart(self.settings.body_timeout_s + BODY_LINGER_S, self._on_slow_body)
         is_old = self.parser.get_http_version() == "1.0"
         self.expect_100_continue = self.expect_100_continue and not is_old
         super().on_headers_complete()
+        self._is_in_head = False
         if is_old:
             _send_as_http_1_0(self.cycle)
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
@@ -201,10 +205,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size() > 0:
             _log.info("connection cut off", reason="its answer is not read")
             self.transport.abort()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer in our form to what is no HTTP."""
-        self._refuse(400, msg)
 
     def _disconnect_cycles(self) -> None:
         for cycle in self._cycles:
