@@ -6,6 +6,7 @@ second signal ends the waiting.
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -67,6 +68,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
+
+
+def spare_startup_objects() -> None:
+    """Let later garbage collections pass over all that is there now, as it lives to the end.
+
+    Walking it takes 0.1 s, in which nobody is served. Call it when all is loaded, before `serve`.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _listen(settings: Settings) -> socket.socket:
