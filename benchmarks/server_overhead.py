@@ -28,7 +28,7 @@ from nestling.accounts.database import DATABASE_FILE_NAME
 from nestling.accounts.key_records import NewKey
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
-from nestling.api.server import serve
+from nestling.api.server import serve, spare_startup_objects
 from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionRequest
 from nestling.log import configure_logging
 from nestling.settings import Settings
@@ -103,6 +103,7 @@ async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
     add_keys(folder / DATABASE_FILE_NAME, key.prefix, num_keys - 1)
     app = create_app(InstantChat(), accounts, settings, health=lambda: asyncio.sleep(0))
     check_us = await key_check_us(accounts, secret)
+    spare_startup_objects()
     await serve(app, settings, lambda url: pipe.send((url, secret, check_us)))
 
 

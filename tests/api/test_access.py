@@ -15,6 +15,7 @@ from nestling.settings import Settings
 
 from .conftest import AUTH, KEY, FakeChat, chat_body, healthy
 from .helpers import PATH, check_error, client_of, post
+from .test_connections import exchange
 
 BAD_AUTHORIZATIONS = [
     [],
@@ -135,6 +136,29 @@ async def test_models(client: httpx.AsyncClient) -> None:
         assert model["served_by"] == "nestling-nano"
         assert (await client.get(f"/v1/models/{model['id']}")).json() == model
         assert (await client.get(f"/models/{model['id']}")).json() == model
+
+
+PATHS = [
+    ("/v1/models", 200),
+    ("/%761/models", 200),
+    ("/v1/models/google/gemma-3n-e4b-it", 200),
+    ("/v1/models/google%2Fgemma-3n-e4b-it", 200),
+    ("/model/google%2fgemma-3n-e4b-it", 200),
+    ("/v1%2Fmodels", 404),
+    ("/v1%2fmodels/google/gemma-3n-e4b-it", 404),
+    ("/v1/models%2Fgoogle%2Fgemma-3n-e4b-it", 404),
+    ("/v1%2fkey", 404),
+    ("//v1/models", 404),
+    ("/v1/models/", 404),
+    ("/v1/./models", 404),
+    ("/livez/../v1/models", 404),
+]
+
+
+@pytest.mark.parametrize(("path", "status"), PATHS)
+async def test_paths_are_exact(url: str, path: str, status: int) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert (await exchange(url, head.encode())).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 async def test_health(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:

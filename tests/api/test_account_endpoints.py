@@ -73,6 +73,8 @@ def test_logs(client: httpx.Client) -> None:
         assert row["inference_id"].startswith("gen-")
     assert get(client, "/v2/logs", period="24h", status="failed")["data"] == []
     assert get(client, "/v2/logs", period="24h", model="another")["data"] == []
+    for name in ("nestling-nano", "nano", "google/gemma-3n-e4b-it"):
+        assert get(client, "/v2/logs", period="24h", model=name)["pagination"]["total"] == 3
 
 
 BAD_QUERIES = [

@@ -196,6 +196,40 @@ async def test_rude_bytes(url: str, data: bytes) -> None:
     assert json.loads(body)["statusCode"] in {400, 404}
 
 
+ADDRESSES = ("http://", "http://a:b:c/", "http://[::1", "http://localhost", "?x", "/\x7f", "@evil")
+CONNECTS = ("localhost:80", "/", "/livez", "http://localhost/livez")
+TARGETS = [f"GET {a}" for a in ADDRESSES] + [f"CONNECT {a}" for a in CONNECTS]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_odd_targets_are_refused_once(
+    url: str, target: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = f"{target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    for data in (kept, kept + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        answer = await exchange(url, data)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+REASONS = [
+    (b"NONSENSE\r\n\r\n", "Invalid method encountered"),
+    (RUDE[2], "Duplicate Content-Length"),
+    (b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n", "Invalid header token"),
+    (b"GET http:// HTTP/1.1\r\nHost: localhost\r\n\r\n", "the address of the request"),
+    (b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n", "CONNECT"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), REASONS, ids=[reason for _, reason in REASONS])
+async def test_a_refusal_says_what_is_wrong(url: str, data: bytes, reason: str) -> None:
+    answer = await exchange(url, data)
+    message = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+    assert message.startswith("Expected ")
+    assert reason in message
+
+
 async def test_long_wrong_key_is_refused_quickly(url: str) -> None:
     data = request_bytes({}, "Connection: close").replace(KEY.encode(), b"x" * 2**20)
     started = time.monotonic()
@@ -364,6 +398,78 @@ async def test_a_refusal_says_nothing_of_the_request_before(url: str) -> None:
     answer = await exchange(url, first + b"NONSENSE\r\n\r\n")
     assert answer.count(b"x-client-request-id: mine") == answer.count(b"HTTP/1.1 200 ")
     assert b'"path":""' in answer
+
+
+async def test_refused_body_of_an_answered_request_gets_no_second_answer(url: str) -> None:
+    head = request_bytes({}).split(b"Content-Length")[0].replace(KEY.encode(), b"wrong")
+    reader, writer = await connect(url)
+    writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(WITHIN_S):
+        answer = await reader.readuntil(b"}")
+        writer.write(b"no number\r\n")
+        answer += await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def in_chunks(body: dict[str, Any], coding: str = "chunked", trailers: str = "") -> bytes:
+    head, _, content = request_bytes(body, f"Transfer-Encoding: {coding}").partition(END)
+    lines = [line for line in head.split(b"\r\n") if b"Content-Length" not in line]
+    chunks = b"".join(b"%x;a=b\r\n%s\r\n" % (len(c), c) for c in (content[:9], content[9:]))
+    return b"\r\n".join(lines) + CLOSE + b"z" + END + chunks + f"0\r\n{trailers}\r\n".encode()
+
+
+async def test_headers_behind_a_body_change_nothing(url: str) -> None:
+    """Neither for the one who is asked nor for the bounds of what is read."""
+    trailers = "Authorization: Bearer x\r\nHost: evil\r\nContent-Encoding: gzip\r\n"
+    answer = await exchange(url, in_chunks(chat_body(), trailers=trailers))
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    keyless = in_chunks(chat_body(), trailers=f"Authorization: Bearer {KEY}\r\n")
+    answer = await exchange(url, keyless.replace(b"Authorization", b"X-Nothing", 1))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    answer = await exchange(url, in_chunks(chat_body(), trailers="X-A: b\r\n" * 2**18))
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, chunked", "identity, chunked"])
+async def test_other_transfer_codings_are_refused(url: str, coding: str) -> None:
+    answer = await exchange(url, in_chunks(chat_body(), coding))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_second_content_encoding_is_seen(url: str) -> None:
+    lines = ["Content-Encoding: identity", "Content-Encoding: gzip", "Connection: close"]
+    answer = await exchange(url, request_bytes(chat_body(), *lines))
+    assert answer.startswith(b"HTTP/1.1 415 ")
+
+
+def as_http_1_0(body: dict[str, Any], *extra: str) -> bytes:
+    return request_bytes(body, *extra).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n")
+
+
+async def test_old_clients_get_streams_without_chunks(url: str, chat: FakeChat) -> None:
+    """HTTP/1.0, as nginx speaks it by default: the body is the events, the close its end."""
+    chat.pieces = ("x" * 100_000,) * 20
+    answer = await exchange(url, as_http_1_0(chat_body(stream=True), "Connection: keep-alive"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 ")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    events = body.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    texts = [json.loads(e[6:])["choices"][0]["delta"].get("content", "") for e in events[:-2]]
+    assert "".join(texts) == "".join(chat.pieces)
+
+
+async def test_old_clients_get_whole_answers(url: str) -> None:
+    """Nothing but the answer: HTTP/1.0 has no 100 Continue."""
+    answer = await exchange(url, as_http_1_0(chat_body(), "Expect: 100-continue"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 ")
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert json.loads(body)["object"] == "chat.completion"
 
 
 def deaf_connection(url: str) -> socket.socket:

@@ -75,6 +75,7 @@ ACCEPTED = [
     {"name": None, "limit": None, "scopes": None, "expires_at": None},
     {"name": "n" * 100},
     {"limit": {"retention": "no_reset", "threshold": 0}},
+    {"limit": {"retention": "day", "threshold": 1e-9}},
     {"limit": {"retention": "day", "threshold": 0.5}},
     {"limit": {"retention": "week", "threshold": 3}},
     {"limit": {"retention": "month", "threshold": 1_000_000_000}},
@@ -104,6 +105,11 @@ REFUSED = [
     ({"limit": {"retention": "year", "threshold": 1}}, "limit.retention", "invalid_value"),
     (
         {"limit": {"retention": "day", "threshold": -1}},
+        "limit.threshold",
+        "decimal_below_min_value",
+    ),
+    (
+        {"limit": {"retention": "day", "threshold": 4e-10}},
         "limit.threshold",
         "decimal_below_min_value",
     ),

@@ -9,7 +9,8 @@ from nestling.engine.messages import Stats
 from nestling.errors import EngineError
 from nestling.settings import Settings
 
-from .conftest import AUTH, FakeChat, chat_body, running
+from .conftest import AUTH, FakeChat, chat_body, healthy, running
+from .test_connections import exchange, request_bytes
 
 PATH = "/v1/chat/completions"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -53,6 +54,40 @@ async def test_counts(url: str, chat: FakeChat) -> None:
     assert value(samples, "nestling_engine_num_preemptions") == 10
     labels = {label for _, pairs in samples for _, label in pairs}
     assert not any("xxx" in label or label == "BREW" for label in labels)
+
+
+async def test_refusals_of_the_parser_count(
+    chat: FakeChat, accounts: Accounts, settings: Settings
+) -> None:
+    """Each once: what never became a request, and a request whose body cannot be read."""
+    strict = settings.model_copy(update={"header_timeout_s": 0.3, "max_header_bytes": 4096})
+    host = b" HTTP/1.1\r\nHost: localhost\r\n"
+    head = request_bytes({}).split(b"Content-Length")[0]
+    rude = (
+        b"NONSENSE\r\n\r\n",
+        b"GET /livez" + host,
+        b"GET /" + b"a" * 40_000 + host + b"\r\n",
+        b"PUT /livez" + host + b"X: " + b"a" * 5000 + b"\r\n\r\n",
+        head + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n",
+    )
+    async with running(create_app(chat, accounts, strict, healthy), strict) as url:
+        for data in rude:
+            await exchange(url, data)
+        async with httpx.AsyncClient(base_url=url) as client:
+            samples = await scrape(client)
+    counted = {
+        tuple(dict(labels)[name] for name in ("route", "method", "status")): number
+        for (sample, labels), number in samples.items()
+        if sample == "nestling_requests_total"
+    }
+    assert counted == {
+        ("none", "other", "400"): 1,
+        ("none", "GET", "408"): 1,
+        ("none", "GET", "414"): 1,
+        ("none", "PUT", "431"): 1,
+        (PATH, "POST", "400"): 1,
+    }
+    assert value(samples, "nestling_requests_in_progress") == 1
 
 
 async def test_sick_engine(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:

@@ -1,7 +1,9 @@
 """The OpenAPI document: every route is in it, and its schemas say what the readers do."""
 
+import base64
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,6 +13,8 @@ from starlette.applications import Starlette
 
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
+from nestling.api.completion_schemas import read_completion_body
+from nestling.api.key_fields import read_new_key
 from nestling.api.message_fields import MessageLimits
 from nestling.api.openapi import document as document_of
 from nestling.api.openapi import operations
@@ -86,6 +90,103 @@ async def test_schema_and_reader_agree(document: dict[str, Any], name: str) -> N
         except InvalidRequestError:
             is_read = False
         assert validator.is_valid(body) == is_read, value
+
+
+def schema_of(document: dict[str, Any], path: str) -> dict[str, Any]:
+    body = document["paths"][path]["post"]["requestBody"]
+    return body["content"]["application/json"]["schema"]
+
+
+def is_read_by(reader: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> bool:
+    try:
+        reader(json.loads(json.dumps(body)))
+    except InvalidRequestError:
+        return False
+    return True
+
+
+PROMPTS = ["", "x", [], [1, 2], [0] * 40, ["x"] * 4, ["x"] * 33, ["x", [1]], [[]], [[1], [2.0]]]
+PROMPTS += [["x"] * (32 // n) for n in range(1, 9)] + [["x"] * (32 // n + 1) for n in range(1, 9)]
+PROMPTS += [None, 5, {}, [None], [1, "x"], ["x", 1], [[1.5]], [True], [[[1]]]]
+
+
+async def test_prompts_and_choices_are_told_as_they_are(document: dict[str, Any]) -> None:
+    schema = schema_of(document, "/v1/completions")
+    validator = jsonschema.Draft202012Validator(schema)
+    names = tuple(schema["properties"]["model"]["enum"])
+    absent = object()
+    values = (absent, None, 0, 1, 1.0, 2, 3, 5, 8, 9, 2.5, True, "2")
+    for n in values:
+        for best_of in values:
+            for prompt in PROMPTS if best_of in (absent, n) else PROMPTS[:2]:
+                given = {"n": n, "best_of": best_of}
+                body = {"model": names[0], "prompt": prompt}
+                body |= {name: value for name, value in given.items() if value is not absent}
+                is_read = is_read_by(lambda body: read_completion_body(body, names), body)
+                assert validator.is_valid(body) == is_read, body
+
+
+NAMES = [
+    "",
+    "x",
+    "x" * 100,
+    "x" * 101,
+    "Jürgen",
+    "鍵 一",
+    "鍵\u3000一",
+    "🔑",
+    "می\u200cخواهم",
+    "a\u0301",
+]
+NAMES += ["a\nb", "a\x00", "\x1b[31m", "a\x7f", "\x85", "a\u2028b", "\u202e", "\u200f", "\ufeff", 5]
+THRESHOLDS = [0, 0.0, -1, 1e-10, 9.99e-10, 1e-9, 0.5, 10**9, 10**9 + 1, True, "1", None]
+
+
+async def test_names_and_limits_are_told_as_they_are(document: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(schema_of(document, "/v1/keys"))
+    bodies = [{"name": name} for name in NAMES]
+    bodies += [{"limit": {"retention": "day", "threshold": value}} for value in THRESHOLDS]
+    for body in bodies:
+        assert validator.is_valid(body) == is_read_by(read_new_key, body), body
+
+
+def pdf_in_base64(data: bytes) -> list[str]:
+    plain = base64.b64encode(data).decode()
+    lines = [base64.encodebytes(data).decode(), plain[:5] + " \t\r\n" + plain[5:] + "\n"]
+    heads = ["data:application/pdf;base64,", "DATA:Application/PDF;BASE64,\n"]
+    return [plain, *lines, *(head + plain for head in heads)]
+
+
+FILES = [text for n in range(5) for text in pdf_in_base64(b"%PDF-1.7" + b"\xff" * (60 + n))]
+FILES += pdf_in_base64(b"%PDF-") + pdf_in_base64(b"%PDF-\xff")
+NO_FILES = [
+    "",
+    "JVBERi0",
+    "JVBERi0xx",
+    "JVBERi0-",
+    "JVBERi0x\x0b",
+    "JVBERi0xé",
+    "=JVBERi0",
+    "JVBERi0====",
+]
+NO_FILES += [
+    "data:text/plain;base64,JVBERi0x",
+    "data:application/pdf,JVBERi0x",
+    "QUJD",
+    "JVBERi0=JVBERi0=",
+]
+
+
+async def test_files_are_told_as_they_are(document: dict[str, Any]) -> None:
+    schema = schema_of(document, "/v1/chat/completions")
+    validator = jsonschema.Draft202012Validator(schema)
+    names = tuple(schema["properties"]["model"]["enum"])
+    for text in FILES + NO_FILES:
+        part = {"type": "file", "file": {"file_data": text}}
+        body = chat_body(messages=[{"role": "user", "content": [part]}])
+        is_read = is_read_by(lambda body: read_chat_body(body, names, LIMITS), body)
+        assert is_read is (text in FILES), text
+        assert validator.is_valid(body) == is_read, text
 
 
 async def test_document_has_a_tag(client: httpx.AsyncClient) -> None:

@@ -149,7 +149,7 @@ def walk_through_keys(server: ThreadedServer) -> Counter[tuple[str, bool]]:
             is_one = "{" in case.operation.path
             seen[f"{case.method} {'one' if is_one else 'all'}", response.status_code == 200] += 1
 
-    Keys.run(settings=examples(max_examples=2 * NUM_EXAMPLES, stateful_step_count=6))
+    Keys.run(settings=examples(max_examples=5 * NUM_EXAMPLES, stateful_step_count=8))
     return seen
 
 

@@ -78,6 +78,10 @@ def test_the_text_of_a_file_is_read(server: Server) -> None:
         assert status == 201, body
         _, plain = ask(server, written)
         assert body["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
+    in_lines = {"file_data": base64.encodebytes(data).decode(), "filename": "a.pdf"}
+    status, body = ask(server, [{"type": "file", "file": in_lines}, text])
+    assert status == 201, body
+    assert body["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
 
 
 REFUSED = {

@@ -7,6 +7,7 @@ server) acts on the very next request. Runs on the web process's event loop.
 import asyncio
 import hmac
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -28,9 +29,18 @@ from nestling.errors import AuthenticationError, InvalidRequestError, NotFoundEr
 from nestling.log import get_logger
 
 MAX_NAME_LENGTH = 100
+NAME_PATTERN = (
+    r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\uffff]*$"
+)
+"""No controls, no marks that steer a terminal or turn the direction of text. Read alike by Python
+and, in the OpenAPI document, by ECMAScript and by Rust."""
 LAST_USED_STEP = timedelta(minutes=1)
 """`last_used_at` is written at most this often, so that requests do not become writes."""
 
+_NAME = re.compile(NAME_PATTERN)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""JSON cannot bring these; arguments of the command line that are no UTF-8 do."""
 _log = get_logger("accounts")
 _t = api_key_table.c
 _NEEDS = "This request requires a valid API key."
@@ -244,8 +254,13 @@ async def _refuse_lost_pepper(engine: AsyncEngine, data_dir: Path) -> None:
         )
 
 
+def is_printable(name: str) -> bool:
+    """Tell whether a key's name is one that can be shown as it is."""
+    return _NAME.fullmatch(name) is not None and _SURROGATE.search(name) is None
+
+
 def _check_name(name: str | None) -> None:
-    if name is not None and (not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable()):
+    if name is not None and (not 1 <= len(name) <= MAX_NAME_LENGTH or not is_printable(name)):
         message = f"name: expected 1 to {MAX_NAME_LENGTH} printable characters, but got "
         raise InvalidRequestError(message + ascii(name[:40]), param="name")
 

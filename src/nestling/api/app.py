@@ -77,7 +77,7 @@ def _routes(services: Services, health: Health) -> list[Route]:
     models = ModelsEndpoint(services.chat, services.settings)
 
     keys = KeysEndpoint(services.accounts, services.settings)
-    usage = UsageEndpoint(services.accounts)
+    usage = UsageEndpoint(services.accounts, services.chat)
     billing = BillingEndpoint(services.accounts)
 
     def at(path: str, handlers: Mapping[str, Handler], access: Access) -> Route:

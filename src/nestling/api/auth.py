@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
+from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -76,13 +78,23 @@ class GuardedEndpoint:
         self.handlers = handlers
         self.access = access
         self._gate = gate
+        self._own_parts = path.partition("{")[0].encode("ascii").rstrip(b"/").split(b"/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, then serve. HEAD is a GET whose body the server does not send."""
+        if not self._is_spelled_out(scope["raw_path"]):
+            raise HTTPException(404)
         request_context(scope).route = self.path
         await self._gate.admit(scope, self.access)
         method = scope["method"] if scope["method"] in self.handlers else "GET"
         await self.handlers[method](scope, receive, send)
+
+    def _is_spelled_out(self, raw_path: bytes) -> bool:
+        """Tell whether the route's own slashes came as such: a proxy takes %2F for none."""
+        if b"%" not in raw_path:
+            return True
+        parts = raw_path.split(b"/")[: len(self._own_parts)]
+        return [unquote_to_bytes(part) for part in parts] == self._own_parts
 
 
 def route(path: str, handlers: Mapping[str, Handler], access: Access, gate: Gate) -> Route:

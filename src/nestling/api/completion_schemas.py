@@ -20,6 +20,7 @@ from nestling.api.fields import (
 )
 from nestling.api.schemas import (
     FIELDS,
+    MAX_N,
     NEUTRAL_FIELDS,
     InferenceBody,
     Reader,
@@ -43,7 +44,7 @@ COMPLETION_FIELDS: Mapping[str, Reader] = {
     "stream_options": Object(),
     "echo": Boolean(),
     "logprobs": Integer(0, MAX_LOGPROBS),
-    "best_of": Integer(1, 8),
+    "best_of": Integer(1, MAX_N),
     "suffix": Text(),
     "user": Text(),
     "metadata": Object(),

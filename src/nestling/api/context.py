@@ -20,6 +20,8 @@ from nestling.api.metrics import Metrics
 from nestling.log import get_logger
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REFUSED = "refused"
+"""In `scope["state"]`: the status that the server has sent in place of the app's answer."""
 _log = get_logger("api")
 
 
@@ -98,6 +100,7 @@ class RequestContextMiddleware:
         except Exception as error:  # noqa: BLE001 - the boundary: everything becomes an answer
             await _answer(error, scope, send_with_headers, context)
         finally:
+            context.status = scope["state"].get(REFUSED, context.status)
             seconds = context.elapsed_ms() / 1000
             self._metrics.request_ended(context.route, scope["method"], context.status, seconds)
         _log_request(scope, context, outcome="answered")

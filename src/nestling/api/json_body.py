@@ -30,6 +30,8 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _refused(f"expected UTF-8, but byte {error.start} is not") from None
+    if text.startswith("\ufeff"):
+        raise _refused("expected UTF-8 without a byte order mark, but it begins with one")
     try:
         value = _decode(text, body)
     except RecursionError:

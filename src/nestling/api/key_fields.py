@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from nestling.accounts.api_keys import MAX_NAME_LENGTH
+from nestling.accounts.api_keys import MAX_NAME_LENGTH, is_printable
 from nestling.accounts.key_records import SCOPES, NewKey, Retention, SpendLimit
 from nestling.accounts.money import NANO_USD
 from nestling.api.fields import (
@@ -21,6 +21,8 @@ from nestling.api.fields import (
 
 RETENTIONS: tuple[str, ...] = get_args(Retention)
 MAX_LIMIT_USD = 1_000_000_000
+MIN_LIMIT_USD = 1 / NANO_USD
+"""Of limits above 0: nothing smaller is counted."""
 CREATE_FIELDS = ("name", "limit", "scopes", "expires_at")
 CHANGE_FIELDS = ("name", "disabled", "limit", "scopes")
 
@@ -63,7 +65,7 @@ def _read_name(value: Any) -> str | None:
     if value is None:
         return None
     name = Text(1, MAX_NAME_LENGTH).read("name", value)
-    if not name.isprintable():
+    if not is_printable(name):
         message = "Invalid 'name': expected printable characters only."
         raise invalid(message, "name", "invalid_value")
     return name
@@ -81,6 +83,8 @@ def _read_limit(value: Any) -> SpendLimit | None:
     for known in get_args(Retention):
         if retention == known:
             threshold = Number(0, MAX_LIMIT_USD).read("limit.threshold", limit["threshold"])
+            if threshold > 0:
+                Number(MIN_LIMIT_USD).check("limit.threshold", threshold, "decimal")
             return SpendLimit(known, round(threshold * NANO_USD))
     raise not_among("limit.retention", retention, RETENTIONS)
 

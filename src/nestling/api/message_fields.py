@@ -21,7 +21,7 @@ from nestling.api.fields import (
     wrong_type,
 )
 from nestling.chat.template import AttachedFile, ChatMessage
-from nestling.errors import ContextLengthExceededError
+from nestling.errors import ContextLengthExceededError, InvalidRequestError
 
 Role = Literal["system", "developer", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -34,6 +34,7 @@ _MESSAGE_FIELDS = frozenset(
     }
 )
 _STRING = Text()
+_BREAKS = b" \t\r\n"
 MAX_FILES = 8
 """In all messages of a request together."""
 MAX_FILENAME_LENGTH = 255
@@ -189,21 +190,32 @@ def _read_file_data(name: str, value: Any, limits: MessageLimits) -> bytes:
         message = f"Unsupported file: '{name}' must be base64, alone or after "
         message += f"'data:application/pdf;base64,', but {came}."
         raise invalid(message, name, "unsupported_content_part")
-    encoded = rest if separator else text
+    encoded = _without_breaks(name, rest if separator else text)
     num_bytes = len(encoded) * 3 // 4
     if num_bytes > limits.max_file_bytes + 2:
         message = f"Invalid '{name}': the file is too large. Expected at most "
         message += f"{limits.max_file_bytes} bytes, but got about {num_bytes} instead."
         raise invalid(message, name, "string_above_max_length")
     try:
-        data = base64.b64decode(encoded.encode("ascii"), validate=True)
+        data = base64.b64decode(encoded, validate=True)
     except ValueError:
-        message = f"Invalid '{name}': expected base64, but got '{encoded[:20]}...'."
-        raise invalid(message, name, "invalid_value") from None
+        raise _no_base64(name, encoded.decode("ascii")) from None
     if b"%PDF-" not in data[:1024]:
         message = f"Invalid '{name}': expected a PDF, but its bytes begin with {data[:8]!r}."
         raise invalid(message, name, "invalid_file")
     return data
+
+
+def _without_breaks(name: str, text: str) -> bytes:
+    """Return base64 without the line breaks and blanks that MIME puts between its lines."""
+    if not text.isascii():
+        raise _no_base64(name, text)
+    return text.encode("ascii").translate(None, _BREAKS)
+
+
+def _no_base64(name: str, text: str) -> InvalidRequestError:
+    message = f"Invalid '{name}': expected base64, but got '{text[:20]}...'."
+    return invalid(message, name, "invalid_value")
 
 
 def _read_name(name: str, value: Any) -> str | None:

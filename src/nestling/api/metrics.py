@@ -107,6 +107,13 @@ class Metrics:
     def request_ended(self, route: str, method: str, status: int | None, duration_s: float) -> None:
         """Count an answer; `route` is a template of `api/app.py`, status None if nobody waited."""
         self._running.dec()
+        self._answered(route, method, status, duration_s)
+
+    def refused(self, method: str, status: int, duration_s: float) -> None:
+        """Count an answer to what never became a request: no HTTP, too long, too slow."""
+        self._answered("none", method, status, duration_s)
+
+    def _answered(self, route: str, method: str, status: int | None, duration_s: float) -> None:
         method = method if method in _METHODS else "other"
         self._requests.labels(route, method, "aborted" if status is None else str(status)).inc()
         self._durations.labels(route).observe(duration_s)

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling import __version__
-from nestling.accounts.api_keys import MAX_NAME_LENGTH
+from nestling.accounts.api_keys import MAX_NAME_LENGTH, NAME_PATTERN
 from nestling.accounts.key_records import SCOPES
 from nestling.api import openapi_answers as answers
 from nestling.api.answers import send_tagged
@@ -21,7 +21,7 @@ from nestling.api.auth import Access, GuardedEndpoint
 from nestling.api.billing import DIRECTIONS, TYPES
 from nestling.api.chat import model_names
 from nestling.api.fields import Schema
-from nestling.api.key_fields import MAX_LIMIT_USD, RETENTIONS
+from nestling.api.key_fields import MAX_LIMIT_USD, MIN_LIMIT_USD, RETENTIONS
 from nestling.api.openapi_bodies import chat_schema, completion_schema, nullable
 from nestling.api.origins import is_loopback
 from nestling.api.services import Services
@@ -99,12 +99,16 @@ _KEY_FIELDS: dict[str, Schema] = {
         "type": ["string", "null"],
         "minLength": 1,
         "maxLength": MAX_NAME_LENGTH,
-        "pattern": "^[ -~]*$",
+        "pattern": NAME_PATTERN,
     },
     "limit": nullable(
         answers.record(
             retention={"type": "string", "enum": list(RETENTIONS)},
-            threshold={"type": "number", "minimum": 0, "maximum": MAX_LIMIT_USD},
+            threshold={
+                "type": "number",
+                "maximum": MAX_LIMIT_USD,
+                "anyOf": [{"const": 0}, {"minimum": MIN_LIMIT_USD}],
+            },
         )
     ),
     "scopes": {

@@ -1,8 +1,7 @@
 """JSON Schemas of the inference requests, made from the tables that read them.
 
-What a schema allows is accepted, but for files that are no PDFs. The reverse holds but for what
-JSON Schema cannot say well: keys of `logit_bias` in rare scripts or without letters, `best_of`, and
-many prompts with few choices each.
+What a schema allows is accepted, but for texts that the context does not hold and files that are no
+PDFs. The reverse holds but for keys of `logit_bias` in rare scripts or without letters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from nestling.api.schemas import (
     FIELDS,
     MAX_BIAS_KEY_LENGTH,
     MAX_LOGIT_BIASES,
+    MAX_N,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
     NEUTRAL_FIELDS,
@@ -30,6 +30,18 @@ _STRING: Schema = {"type": "string"}
 _TEXT_KEY = "[A-DF-Za-df-z\u00c0-\u065f\u3040-\u9fff\uac00-\ud7a3]"
 """A letter that makes a key of `logit_bias` text: no number has one."""
 _STOP = Text(1, MAX_STOP_LENGTH).schema()
+_DATA_URL = "".join(
+    f"[{c.upper()}{c}]" if c.isalpha() else c for c in "data:application/pdf;base64,"
+)
+_DIGIT = r"[A-Za-z0-9+/][ \t\r\n]*"
+_PADDING = r"=[ \t\r\n]*"
+_PDF_BASE64 = (
+    r"[ \t\r\n]*"
+    + "".join(rf"{c}[ \t\r\n]*" for c in ("J", "V", "B", "E", "R", "i", "[0-3]"))
+    + f"(?:{_PADDING}|{_DIGIT}(?:(?:{_DIGIT}){{4}})*"
+    + f"(?:(?:{_DIGIT}){{2}}(?:{_PADDING}){{2}}|(?:{_DIGIT}){{3}}{_PADDING})?)"
+)
+"""Base64 of what begins with `%PDF-`; it may also begin within the first kilobyte."""
 
 
 def nullable(schema: Schema) -> Schema:
@@ -69,28 +81,38 @@ def chat_schema(
 def completion_schema(model_names: Sequence[str], num_text_tokens: int) -> Schema:
     """Return the body of POST /v1/completions."""
     ids = {"type": "integer", "minimum": 0, "maximum": num_text_tokens - 1}
-    token_ids = {"type": "array", "items": ids, "minItems": 1}
-    texts = {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES // 8}
+    token_ids: Schema = {"type": "array", "items": ids}
+    several = {"type": "array", "items": {"anyOf": [_STRING, token_ids]}, "minItems": 1}
     properties = {
         "model": {"type": "string", "enum": list(model_names)},
         "prompt": {
             "anyOf": [
                 _STRING,
-                token_ids,
-                {**texts, "items": _STRING},
-                {**texts, "items": token_ids},
+                {**token_ids, "minItems": 1},
+                {**several, "maxItems": MAX_CHOICES},
             ],
             "description": f"Prompts times n is at most {MAX_CHOICES}.",
         },
         **_optional(COMPLETION_FIELDS, COMPLETION_NEUTRAL_FIELDS, num_text_tokens),
-        "best_of": {"type": "null", "description": "Also the value of n."},
         "suffix": {"type": ["string", "null"], "maxLength": 0},
     }
     no_echoed_logprobs = {
         "if": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
         "then": {"properties": {"logprobs": {"type": "null"}}},
     }
-    return _object(properties, ("model", "prompt")) | no_echoed_logprobs
+    by_n = {"anyOf": [_choices(n) for n in range(1, MAX_N + 1)]}
+    return _object(properties, ("model", "prompt")) | no_echoed_logprobs | by_n
+
+
+def _choices(n: int) -> Schema:
+    """Return what goes with `n` choices a prompt: the same `best_of`, and not too many prompts."""
+    few = {"maxItems": MAX_CHOICES // n}
+    properties: Schema = {
+        "n": {"enum": [1, None] if n == 1 else [n]},
+        "best_of": {"enum": [n, None]},
+        "prompt": {"anyOf": [_STRING, {"items": {"type": "integer"}}, few]},
+    }
+    return {"properties": properties, "required": [] if n == 1 else ["n"]}
 
 
 def _object(properties: Schema, required: Sequence[str]) -> Schema:
@@ -180,7 +202,7 @@ def _part(kind: str, value: Schema) -> Schema:
 def _file(max_file_bytes: int) -> Schema:
     data = {
         "type": "string",
-        "pattern": "^(data:application/pdf;base64,)?JVBERi0[A-Za-z0-9+/]([A-Za-z0-9+/]{4})*$",
+        "pattern": f"^(?:{_DATA_URL})?{_PDF_BASE64}$",
         "contentMediaType": "application/pdf",
         "contentEncoding": "base64",
         "description": f"A PDF with text, of at most {max_file_bytes} bytes.",

@@ -2,8 +2,9 @@
 
 Added: a deadline and a size for the request's head, a last deadline for its body (the friendly one,
 with an answer, is in `request_body.py`), one for a client that does not read its answer, our error
-body for what the parser refuses, requests that offer an upgrade served without it, and news of a
-lost connection to every request on it, pipelined ones included.
+body for what the parser refuses, requests that offer an upgrade served without it, answers that
+HTTP/1.0 clients understand, and news of a lost connection to every request on it, pipelined ones
+included.
 """
 
 import asyncio
@@ -15,11 +16,13 @@ from urllib.parse import unquote
 import httptools
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from nestling.api.answers import NO_STORE, json_headers
-from nestling.api.context import RequestContext, client_request_id
+from nestling.api.context import REFUSED, RequestContext, client_request_id
 from nestling.api.errors import HttpError, error_body, http_error
+from nestling.api.metrics import Metrics
 from nestling.api.origins import cors_headers
 from nestling.log import get_logger
 from nestling.settings import Settings
@@ -35,9 +38,10 @@ _log = get_logger("api")
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """See the module. `settings` is set on a subclass by `protocol_class`."""
+    """See the module. What it is bound to is set on a subclass by `protocol_class`."""
 
     settings: Settings
+    metrics: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request's head."""
@@ -77,15 +81,17 @@ class GuardedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            if self._is_upgrade and not self._is_refused:
+                self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError:  # uvicorn reads the address in one of ours
+            self._refuse(400, "Expected HTTP/1.1, but the address of the request cannot be read.")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"Expected HTTP/1.1, but the parser says: {error}.")
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Read the request again as if it had offered none (HTTP/2 clients do, before a body)."""
-        if self._is_refused:
-            return
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b" ".join([self.parser.get_method(), self.url, b"HTTP/" + version])]
         for name, value in self.headers:
             if name not in _UPGRADE_HEADERS:
                 lines.append(name + b": " + value)
@@ -103,11 +109,21 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(414, f"The address is too long: expected at most {MAX_URL_BYTES} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header, up to a bound: a head may come in one piece, with a body behind it."""
-        super().on_header(name, value)
+        """Collect a header, up to a bound: a head may come in one piece, with a body behind it.
+
+        Those that come behind a body in chunks are dropped: they are not what was decided by.
+        """
+        if self._is_in_head:
+            super().on_header(name, value)
+            self._check_coding(name, value)
         self._num_header_bytes += len(name) + len(value) + len(b": \r\n")
         if len(self.url) + self._num_header_bytes > self.settings.max_header_bytes:
             self._refuse(431, "The head of the request is too large.")
+
+    def _check_coding(self, name: bytes, value: bytes) -> None:
+        """Refuse a body that is more than cut into chunks; the parser looks at the last word."""
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            self._refuse(400, "Invalid Transfer-Encoding: expected nothing but 'chunked'.")
 
     def on_message_begin(self) -> None:
         """Restart the clock: a request begins on a kept connection."""
@@ -121,12 +137,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Switch to the body's clock."""
-        self._is_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self.parser.get_method() == b"CONNECT":  # what follows would be no HTTP
+            self._refuse(400, "Expected a request for this server, but CONNECT asks for another.")
+        self._is_upgrade = self.parser.should_upgrade()
         if self._is_refused or self._is_upgrade:
             return
-        self._is_in_head = False
         self._restart(self.settings.body_timeout_s + BODY_LINGER_S, self._on_slow_body)
+        is_old = self.parser.get_http_version() == "1.0"
+        self.expect_100_continue = self.expect_100_continue and not is_old
         super().on_headers_complete()
+        self._is_in_head = False
+        if is_old:
+            _send_as_http_1_0(self.cycle)
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
 
@@ -184,10 +206,6 @@ class GuardedProtocol(HttpToolsProtocol):
             _log.info("connection cut off", reason="its answer is not read")
             self.transport.abort()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer in our form to what is no HTTP."""
-        self._refuse(400, msg)
-
     def _disconnect_cycles(self) -> None:
         for cycle in self._cycles:
             if not cycle.response_complete:
@@ -220,13 +238,31 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline.cancel()
         _log.info("connection refused", status=status, reason=message)
         is_mid_answer = any(c.response_started and not c.response_complete for c in self._cycles)
+        is_answered = self._is_in_body() and self.cycle.response_complete
         self._disconnect_cycles()
         if is_mid_answer:
             self._close()
             return
-        self.transport.write(self._refusal(http_error(HTTPException(status, message))))
+        if not is_answered:
+            self._count(status)
+            self.transport.write(self._refusal(http_error(HTTPException(status, message))))
         self.transport.write_eof()
         self._deadline = self.loop.call_later(REFUSAL_LINGER_S, self._close)
+
+    def _is_in_body(self) -> bool:
+        """Tell whether a request has been handed to the app whose body is not whole."""
+        return not (self._is_between or self._is_in_head)
+
+    def _count(self, status: int) -> None:
+        """Count a refusal: as the answer of the request whose body it is about, or as one more."""
+        is_waiting = any(cycle is self.cycle for cycle, _ in self.pipeline)
+        if self._is_in_body() and not is_waiting:
+            self.cycle.scope["state"][REFUSED] = status
+            return
+        is_known = not self._is_between and bool(self.url)
+        method = self.parser.get_method().decode("latin-1") if is_known else ""
+        seconds = time.perf_counter() - self._began_at
+        self.metrics.refused(method, status, 0.0 if self._is_between else seconds)
 
     def _refusal(self, error: HttpError) -> bytes:
         """Return a whole answer, with what is known of the request: perhaps nothing."""
@@ -256,9 +292,26 @@ class GuardedProtocol(HttpToolsProtocol):
         return cors_headers(headers, self.settings)
 
 
-def protocol_class(settings: Settings) -> type[GuardedProtocol]:
-    """Return the class to hand to uvicorn, bound to these settings."""
-    return type("BoundProtocol", (GuardedProtocol,), {"settings": settings})
+def protocol_class(settings: Settings, metrics: Metrics) -> type[GuardedProtocol]:
+    """Return the class to hand to uvicorn, bound to these settings and figures."""
+    return type("BoundProtocol", (GuardedProtocol,), {"settings": settings, "metrics": metrics})
+
+
+def _send_as_http_1_0(cycle: RequestResponseCycle) -> None:
+    """Send an answer of unknown length as it is: closing the connection, uvicorn does, ends it.
+
+    uvicorn would send chunks, which HTTP/1.0 does not know.
+    """
+    send = cycle.send
+
+    async def send_plainly(message: Message) -> None:
+        while cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        cycle.chunked_encoding = False
+        cycle.expected_content_length = len(message.get("body", b""))  # uvicorn compares with it
+        await send(message)  # type: ignore[arg-type]
+
+    cycle.send = send_plainly  # type: ignore[method-assign, assignment]
 
 
 def _path_of(url: bytes) -> str:

@@ -29,7 +29,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
 
 
 def _check_type(headers: Headers) -> None:
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = ", ".join(headers.getlist("content-encoding")).strip().lower()
     if encoding not in {"", "identity"}:
         message = f"Invalid Content-Encoding: expected none, but got '{shown(encoding)}'."
         raise HTTPException(415, message)

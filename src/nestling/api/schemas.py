@@ -31,6 +31,7 @@ from nestling.chat.request import ChatRequest, CompletionRequest
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
 DOCUMENTED_MODEL = "google/gemma-3n-e4b-it"
+MAX_N = 8
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 1024
 MAX_LOGIT_BIASES = 1024
@@ -62,7 +63,7 @@ FIELDS: Mapping[str, Reader] = {
     "frequency_penalty": Number(-2, 2),
     "presence_penalty": Number(-2, 2),
     "seed": Integer(1, 2**63 - 1),
-    "n": Integer(1, 8),
+    "n": Integer(1, MAX_N),
 }
 """Fields that go into a request under their own name, as they are."""
 

@@ -6,6 +6,7 @@ second signal ends the waiting.
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -69,6 +70,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+def spare_startup_objects() -> None:
+    """Let later garbage collections pass over all that is there now, as it lives to the end.
+
+    Walking it takes 0.1 s, in which nobody is served. Call it when all is loaded, before `serve`.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -86,7 +96,7 @@ def _listen(settings: Settings) -> socket.socket:
 def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol_class(settings),
+        http=protocol_class(settings, app.state.services.metrics),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -16,10 +16,12 @@ from nestling.accounts.money import credits_of, usd
 from nestling.accounts.rate_limits import RateLimiter
 from nestling.accounts.usage import UsageGroup, UsageRow, Window
 from nestling.api.answers import send_body, time_text
+from nestling.api.chat import model_names
 from nestling.api.context import request_context
 from nestling.api.fields import shown
 from nestling.api.metering import take
 from nestling.api.queries import Query, bad_parameter, not_among
+from nestling.chat.request import ChatModel
 from nestling.errors import NotFoundError, PermissionDeniedError
 
 MAX_WINDOW = timedelta(days=92)
@@ -58,9 +60,13 @@ class UsageEndpoint:
     """The handlers; one instance for the whole app."""
 
     def __init__(
-        self, accounts: Accounts, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        accounts: Accounts,
+        chat: ChatModel,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._accounts = accounts
+        self._served_by = dict.fromkeys(model_names(chat), chat.model_id)
         self._now = now
         self._log_requests = RateLimiter(LOG_REQUESTS_PER_MINUTE)
 
@@ -102,7 +108,8 @@ class UsageEndpoint:
         limit = query.integer("limit", 50, 1, 100)
         offset = query.integer("offset", 0, 0, 10**9)
         statuses = _read_statuses(query)
-        models = query.many("model", MAX_MODELS)
+        asked = query.many("model", MAX_MODELS)
+        models = tuple(self._served_by.get(name, name) for name in asked)
         report = await self._report(query, scope)
         rows, total = await self._accounts.usage.rows(
             report.key_id,

@@ -16,7 +16,7 @@ from nestling.accounts.data_dir import ServerLock, prepare_data_dir
 from nestling.accounts.key_records import NewKey
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
-from nestling.api.server import run
+from nestling.api.server import run, spare_startup_objects
 from nestling.api.server import serve as serve_app
 from nestling.chat.files import FileLimits
 from nestling.chat.service import ChatService, ModelIdentity
@@ -83,6 +83,7 @@ async def _serve(settings: Settings) -> None:
         chat = ChatService(engine, tokenizer, identity, files)
         first_key = await _first_key(accounts.keys)
         app = create_app(chat, accounts, settings, engine.health)
+        spare_startup_objects()
         await serve_app(
             app, settings, lambda url: typer.echo(banner(url, entry, settings, first_key))
         )
