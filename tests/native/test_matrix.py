@@ -177,7 +177,7 @@ def test_the_thread_count_does_not_change_a_byte(pool: ThreadPool) -> None:
 def test_sizes_are_those_of_the_layout(pool: ThreadPool, form: Any) -> None:
     data = random_bytes("Q4_1", 17, 96, seed=1)
     packed = form.pack(data, "Q4_1", 96, pool)
-    elements = {Matrix: 32 * 96, RowMatrix: 17 * 128, ColumnMatrix: 32 * 96}[form]
+    elements = {Matrix: 32 * 96, RowMatrix: 17 * 512, ColumnMatrix: 32 * 96}[form]
     assert packed.nbytes == elements // 2 + elements // 32 * 4
 
 

@@ -254,24 +254,24 @@ def test_places_are_checked_even_under_a_good_digest(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_core_refuses_planes_that_do_not_fit(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "a"
-    path.write_bytes(bytes(4096))
+    path.write_bytes(bytes(32768))
     with path.open("rb") as file:
         mapped = MappedFile(file.fileno())
-    packed = kind.map(mapped, "q8", 32, 32, values=0, scales=2048, mins=None)
+    packed = kind.map(mapped, "q8", 32, 32, values=0, scales=16384, mins=None)
     assert packed.unpack().sum() == 0
     for arguments, reason in (
-        (("q8", 32, 32, 1, 2048, None), "multiple of 64"),
-        (("q8", 32, 32, 4096 - 64, 0, None), "within the file's 4096"),
-        (("q8", 32, 32, 0, 4096, None), "within the file's 4096"),
+        (("q8", 32, 32, 1, 16384, None), "multiple of 64"),
+        (("q8", 32, 32, 32768 - 64, 0, None), "within the file's 32768"),
+        (("q8", 32, 32, 0, 32768, None), "within the file's 32768"),
         (("q8", 32, 32, 0, None, None), "scales: expected with"),
         (("float32", 16, 16, 0, 64, None), "scales: expected with"),
         (("float32", 16, 16, 0, None, 64), "mins: expected with"),
-        (("float32", 64, 64, 0, None, None), "within the file's 4096"),
+        (("float32", 128, 128, 0, None, None), "within the file's 32768"),
         (("float32", 0, 16, 0, None, None), "empty nor absurd"),
         (("float32", 2**60, 2**60, 0, None, None), "empty nor absurd"),
         (("q3", 16, 16, 0, None, None), "packed_format: expected"),
         (("q6", 16, 64, 0, 2048, None), r"whole blocks of 256|another than q6"),
-        (("q6", 32, 256, 0, 2048, None), r"within the file's 4096|another than q6"),
+        (("q6", 512, 256, 0, 2048, None), r"within the file's 32768|another than q6"),
     ):
         with pytest.raises(ValueError, match=reason):
             kind.map(mapped, *arguments)
@@ -285,7 +285,7 @@ def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
         MappedFile(-1)
 
 
-LAYOUT_DIGEST = "1ef55ec05a659be3"
+LAYOUT_DIGEST = "5b4b5871b1f762bf"
 """Of the bytes that `LAYOUT_VERSION` stands for."""
 
 
@@ -296,7 +296,7 @@ def test_other_bytes_need_another_layout_version() -> None:
         digest.update(name.encode())
         for plane in plane_bytes(packed):
             digest.update(plane)
-    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (2, LAYOUT_DIGEST)
+    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (3, LAYOUT_DIGEST)
 
 
 # --- the folder ----------------------------------------------------------------------------------
