@@ -12,7 +12,7 @@ from nestling.model.batch import ForwardBatch
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import NumpyKernels
 from nestling.model.tensors import TensorSource
-from nestling.native.gemma3n import Gemma3n, KvCache
+from nestling.native.gemma3n import WIDE_LAYERS, Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
@@ -123,6 +123,37 @@ def test_stored_types_mixed(variant: str, shift: int) -> None:
     source = stored_model(TINY, 2, MIXED[shift:] + MIXED[:shift])
     decoder = NativeDecoder(TINY, source, Native(variant=variant, dtype="auto", num_threads=2))
     assert_as_near_as_bytes_allow(decoder, source, 4)
+
+
+def gates_packed_twice(source: TensorSource, **how: Any) -> set[str]:
+    plan = PackPlan(TINY, source, ThreadPool(1), **how)
+    return {name for name in plan.matrices() if name.endswith("gate_rows.weight")}
+
+
+def test_quantised_gates_of_wide_sparse_layers_are_packed_twice() -> None:
+    stored_as = {dtype: stored_model(TINY, 2, (dtype,)) for dtype in ("Q4_0", "BF16", "Q6_K")}
+    sparse = [i for i in range(WIDE_LAYERS) if TINY.activation_std_multiplier(i) is not None]
+    expected = {f"layers.{i}.mlp.gate_rows.weight" for i in sparse}
+    assert expected
+    assert gates_packed_twice(stored_as["Q4_0"]) == expected
+    assert gates_packed_twice(stored_as["BF16"]) == set()
+    assert gates_packed_twice(stored_as["BF16"], dtype="q8") == expected
+    assert gates_packed_twice(stored_as["Q4_0"], dtype="float32") == set()
+    assert gates_packed_twice(stored_as["Q4_0"], sparse_feed_forward=False) == set()
+    assert gates_packed_twice(stored_as["Q6_K"]) == set()  # its rows would have other values
+
+
+def test_gates_near_the_cutoff_are_as_good_as_wide_ones() -> None:
+    source = DictTensors(random_weights(TINY, 1))
+    ids = token_ids(TINY, 60, 5)
+    refined = NativeDecoder(TINY, source, Native(dtype="q4"))
+    narrow = NativeDecoder(TINY, source, Native(dtype="q4", wide_activations=False))
+    exact = one_shot(make_decoder(TINY, source=UnpackedTensors(refined, source)), ids)
+    error = relative(one_shot(refined, ids), exact)
+    assert error < 0.6 * relative(one_shot(narrow, ids), exact)
+    counts = refined.core.times()
+    share = counts["num_refined_neurons"] / counts["num_sparse_neurons"]
+    assert 0 < share < 0.1  # only what may live
 
 
 @pytest.mark.parametrize("wide", [True, False])
