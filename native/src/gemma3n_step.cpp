@@ -19,7 +19,7 @@ namespace {
 
 constexpr float kLeastMeanSquare = 1e-5f;     // the floor of AltUp's magnitudes, HF's
 constexpr std::size_t kChunk = 256;           // neurons whose rows of up_proj stay in the L2 cache
-constexpr std::size_t kDecodedWidth = 64;     // outputs of a chunk that stay there in float32
+constexpr std::size_t kDecodedWidth = 128;     // outputs of a chunk that stay there in float32
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
 constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
 constexpr std::size_t kHeadTiles = 16;
