@@ -330,7 +330,7 @@ async def _call(work: Any) -> Any:
 
 
 def test_no_interleaving_passes_a_limit() -> None:
-    """Once more if hypothesis loses track of its own choices, as it does under load, now and then."""
+    """Once more if hypothesis loses track of its own choices, which it does under load at times."""
     limits_of_run = settings(
         max_examples=25,
         stateful_step_count=25,
