@@ -1,0 +1,290 @@
+// A layer but for its feed-forward part: AltUp, heads, attention, LAuReL, the per-layer input.
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "gemma3n_step.h"
+
+namespace nestling {
+
+// AltUp's prediction, the heads; keys and values into the cache.
+void Gemma3n::Step::enter(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  is_wide_ = model_.switches_.wide_activations && layer < kWideLayers;
+  ws_.normed.is_wide = is_wide_;
+  ws_.attended.is_wide = is_wide_;
+  ws_.ffn_in.is_wide = is_wide_ && !refines(w);
+  {
+    const PartTimer timer(times_.altup);
+    for_rows([&](std::size_t row) { enter_row(layer, row); });
+  }
+  const PartTimer timer(times_.projections);
+  if (w.k_proj != nullptr && model_.layers_[layer].kv_source_layer == layer) {
+    products({{w.q_proj.get(), &ws_.normed, &ws_.q},
+              {w.k_proj.get(), &ws_.normed, &ws_.k},
+              {w.v_proj.get(), &ws_.normed, &ws_.v}});
+  } else {
+    products({{w.q_proj.get(), &ws_.normed, &ws_.q}});
+  }
+  for_rows([&](std::size_t row) { heads_row(layer, row); });
+}
+
+void Gemma3n::Step::enter_row(std::size_t layer, std::size_t row) {
+  const LayerWeights& w = w_.layers[layer];
+  const std::size_t n = num_streams_;
+  const std::size_t active = c_.altup_active_idx;
+  float modalities[kMostStreams + 1];
+  kernels_.dots(stream(ws_.streams, row, active), w.router.data(), n, hidden_, modalities);
+  const float inverse = inverse_rms(modalities[n], c_.hidden_size);
+  for (std::size_t i = 0; i < n; ++i) modalities[i] = std::tanh(modalities[i] * inverse);
+  const float* inputs[kMostStreams];
+  for (std::size_t i = 0; i < n; ++i) inputs[i] = stream(ws_.streams, row, i);
+  for (std::size_t o = 0; o < n; ++o) {
+    float coefs[kMostStreams];
+    for (std::size_t j = 0; j < n; ++j) {
+      const float* from = w.prediction_coefs.data() + (o * n + j) * n;
+      coefs[j] = o == j ? 1.0f : 0.0f;
+      for (std::size_t i = 0; i < n; ++i) coefs[j] += from[i] * modalities[i];
+    }
+    kernels_.combine(stream(ws_.predictions, row, o), inputs, coefs, n, hidden_);
+  }
+  const float* a = stream(ws_.predictions, row, active);
+  kernels_.add_normed(ws_.normed.row(row), nullptr, a,
+                      inverse_rms(kernels_.sum_squares(a, hidden_), c_.hidden_size),
+                      w.input_layernorm.data(), hidden_);
+  if (any_quantized({w.q_proj.get(), w.k_proj.get(), w.v_proj.get(), w.laurel_left.get()})) {
+    quantize(ws_.normed, row);
+  }
+}
+
+void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row) {
+  const LayerWeights& w = w_.layers[layer];
+  const LayerConfig& config = model_.layers_[layer];
+  const std::size_t size = c_.head_dim;
+  const std::size_t stride = padded(size);
+  const int type = config.is_sliding ? 1 : 0;
+  const auto norm = [&](const float* from, float* to, const float* weight) {
+    std::memcpy(to, from, size * sizeof(float));
+    std::fill(to + size, to + stride, 0.0f);
+    const float inverse = inverse_rms(kernels_.sum_squares(to, stride), size);
+    if (weight != nullptr) {
+      kernels_.add_normed(to, nullptr, to, inverse, weight, stride);
+    } else {
+      const float* input = to;
+      kernels_.combine(to, &input, &inverse, 1, stride);
+    }
+  };
+  const auto rotate = [&](float* head) {
+    kernels_.rotate(head, ws_.rope[type][0].row(row), ws_.rope[type][1].row(row), size / 2);
+  };
+  for (std::size_t head = 0; head < c_.num_attention_heads; ++head) {
+    float* to = ws_.queries.row(row) + head * stride;
+    norm(ws_.q.row(row) + head * size, to, w.q_norm.data());
+    rotate(to);
+  }
+  if (config.kv_source_layer != layer) return;
+  thread_local std::vector<float> heads;
+  heads.resize(c_.num_key_value_heads * stride);
+  for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
+    norm(ws_.k.row(row) + head * size, heads.data() + head * stride, w.k_norm.data());
+    rotate(heads.data() + head * stride);
+  }
+  store_keys(layer, row, heads.data(), false);
+  for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
+    norm(ws_.v.row(row) + head * size, heads.data() + head * stride, nullptr);
+  }
+  store_keys(layer, row, heads.data(), true);
+}
+
+// heads [num_key_value_heads][padded head_dim] of one position, to its place in its key group.
+void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, const float* heads,
+                               bool are_values) {
+  const bool is_sliding = model_.layers_[layer].is_sliding;
+  const auto& table = is_sliding ? batch_.sliding_block_table : batch_.full_block_table;
+  KvCache::Pool& pool = cache_.pools_[is_sliding ? 1 : 0];
+  const auto position = static_cast<std::size_t>(ws_.row_position[row]);
+  const std::size_t block_size = cache_.config_.block_size;
+  const auto block = static_cast<std::size_t>(
+      table[ws_.row_sequence[row] * batch_.blocks_per_sequence + position / block_size]);
+  const std::size_t stride = padded(c_.head_dim);
+  const std::size_t half = c_.num_key_value_heads * stride * kTile;
+  const std::size_t at = block * pool.block_elements + cache_.layer_offset_[layer] +
+                         position % block_size / kTile * cache_.group_elements_ +
+                         (are_values ? half : 0);
+  const std::size_t lane = position % kTile;
+  const auto store = [&](const auto* from, auto* to) {
+    for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
+      for (std::size_t d = 0; d < stride; ++d) {
+        const std::size_t place =
+            are_values ? (head * kTile + lane) * stride + d : (head * stride + d) * kTile + lane;
+        to[place] = from[head * stride + d];
+      }
+    }
+  };
+  if (!cache_.config_.is_float16) return store(heads, pool.data.as<float>() + at);
+  thread_local std::vector<std::uint16_t> halves;
+  halves.resize(c_.num_key_value_heads * stride);
+  kernels_.to_float16(heads, halves.size(), halves.data());
+  store(halves.data(), pool.data.as<std::uint16_t>() + at);
+}
+
+// Attention and LAuReL, back into the residual; the input of the feed-forward.
+void Gemma3n::Step::attend(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  const LayerConfig& config = model_.layers_[layer];
+  const std::size_t head = padded(c_.head_dim);
+  const std::size_t num_queries = c_.num_attention_heads / c_.num_key_value_heads;
+  const std::size_t block_size = cache_.config_.block_size;
+  const KvCache::Pool& pool = cache_.pools_[config.is_sliding ? 1 : 0];
+  const bool is_padded = head != c_.head_dim;
+  Outputs& out_heads = ws_.attended_heads;
+  {
+    const PartTimer timer(times_.attention);
+    ws_.attention_tiles.clear();
+    for (std::size_t row = 0; row < num_rows_;) {
+      std::size_t end = row + 1;
+      while (end < num_rows_ && end - row < ws_.attention_rows &&
+             ws_.row_sequence[end] == ws_.row_sequence[row] &&
+             ws_.row_position[end] == ws_.row_position[end - 1] + 1) {
+        ++end;
+      }
+      ws_.attention_tiles.push_back(row);
+      row = end;
+    }
+    const std::size_t num_tiles = ws_.attention_tiles.size();
+    ws_.attention_tiles.push_back(num_rows_);
+    AttentionTask task{};
+    task.q_stride = ws_.queries.stride;
+    task.out_stride = is_padded ? out_heads.stride : ws_.attended.stride;
+    task.num_queries = num_queries;
+    task.head_stride = head;
+    task.num_kv_heads = c_.num_key_value_heads;
+    task.window = config.is_sliding ? static_cast<std::int64_t>(c_.sliding_window) : 0;
+    task.cache.is_float16 = cache_.config_.is_float16;
+    task.cache.block_stride = pool.block_elements;
+    task.cache.group_stride = cache_.group_elements_;
+    task.cache.groups_per_block = block_size / kTile;
+    task.cache.base = pool.data.as<std::byte>() +
+                      cache_.layer_offset_[config.kv_source_layer] * cache_.element_bytes();
+    const auto& table = config.is_sliding ? batch_.sliding_block_table : batch_.full_block_table;
+    const std::size_t num_tasks = num_tiles * c_.num_key_value_heads;
+    pool_.parallel_for(num_tasks, 1, [&](std::size_t begin, std::size_t end, std::size_t thread) {
+      for (std::size_t i = begin; i < end; ++i) {
+        const std::size_t row = ws_.attention_tiles[i / c_.num_key_value_heads];
+        AttentionTask piece = task;
+        piece.kv_head = i % c_.num_key_value_heads;
+        const std::size_t offset = piece.kv_head * num_queries * head;
+        piece.num_rows = ws_.attention_tiles[i / c_.num_key_value_heads + 1] - row;
+        piece.q = ws_.queries.row(row) + offset;
+        piece.out = (is_padded ? out_heads.row(row) : ws_.attended.row(row)) + offset;
+        piece.first_position = ws_.row_position[row];
+        piece.block_table = table.data() + ws_.row_sequence[row] * batch_.blocks_per_sequence;
+        piece.scratch = ws_.thread_scratch[thread].data();
+        kernels_.attention(piece);
+      }
+    });
+  }
+  const PartTimer timer(times_.projections);
+  const bool is_quantized_out = is_quantized(w.o_proj->format());
+  for_rows([&](std::size_t row) {
+    if (is_padded) {
+      for (std::size_t i = 0; i < c_.num_attention_heads; ++i) {
+        std::memcpy(ws_.attended.row(row) + i * c_.head_dim, out_heads.row(row) + i * head,
+                    c_.head_dim * sizeof(float));
+      }
+    }
+    if (is_quantized_out) quantize(ws_.attended, row);
+  });
+  linear(*w.laurel_left, ws_.normed.from(0, is_alone()), 0, w.laurel_left->num_tiles(),
+         ws_.laurel_low.row(0), ws_.laurel_low.stride);
+  if (is_quantized(w.laurel_right->format())) {
+    for_rows([&](std::size_t row) { quantize(ws_.laurel_low, row); });
+  }
+  products({{w.o_proj.get(), &ws_.attended, &ws_.attention_out},
+            {w.laurel_right.get(), &ws_.laurel_low, &ws_.laurel_out}});
+  for_rows([&](std::size_t row) { mix_row(layer, row); });
+}
+
+void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
+  const LayerWeights& w = w_.layers[layer];
+  const float* attention = ws_.attention_out.row(row);
+  const float* laurel = ws_.laurel_out.row(row);
+  float* hidden = ws_.hidden.row(row);
+  kernels_.add_normed(hidden, stream(ws_.predictions, row, c_.altup_active_idx), attention,
+                      inverse_rms(kernels_.sum_squares(attention, hidden_), c_.hidden_size),
+                      w.post_attention_layernorm.data(), hidden_);
+  kernels_.add_normed(hidden, hidden, laurel,
+                      inverse_rms(kernels_.sum_squares(laurel, hidden_), c_.hidden_size),
+                      w.post_laurel_norm.data(), hidden_);
+  const float* inputs[] = {hidden, ws_.normed.row(row)};
+  const float half_root = std::sqrt(0.5f);
+  const float coefs[] = {half_root, half_root};
+  kernels_.combine(hidden, inputs, coefs, 2, hidden_);
+  kernels_.add_normed(ws_.ffn_in.row(row), nullptr, hidden,
+                      inverse_rms(kernels_.sum_squares(hidden, hidden_), c_.hidden_size),
+                      w.pre_feedforward_layernorm.data(), hidden_);
+  if (any_quantized({w.gate_proj.get(), w.up_proj.get()})) quantize(ws_.ffn_in, row);
+  if (w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()))) {
+    const std::size_t groups = ws_.dot_padded / kGroup;
+    kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.dot_padded,
+                          ws_.dot_bytes.data() + row * ws_.dot_padded,
+                          is_wide_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
+                          ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
+  }
+}
+
+// AltUp's correction and the per-layer input.
+void Gemma3n::Step::finish(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  {
+    const PartTimer timer(times_.altup);
+    for_rows([&](std::size_t row) { correct_row(layer, row); });
+  }
+  const PartTimer timer(times_.per_layer_inputs);
+  products({{w.per_layer_input_gate.get(), &ws_.gate_in, &ws_.gate_out}});
+  const std::size_t stride = padded(c_.hidden_size_per_layer_input);
+  const bool is_quantized_update = is_quantized(w.per_layer_projection->format());
+  for_rows([&](std::size_t row) {
+    float* gated = ws_.gated.row(row);
+    std::memcpy(gated, ws_.gate_out.row(row), stride * sizeof(float));
+    kernels_.gelu_times(gated, ws_.per_layer.row(row) + layer * stride, stride);
+    if (is_quantized_update) quantize(ws_.gated, row);
+  });
+  products({{w.per_layer_projection.get(), &ws_.gated, &ws_.update}});
+  for_rows([&](std::size_t row) {
+    const float* update = ws_.update.row(row);
+    const float inverse = inverse_rms(kernels_.sum_squares(update, hidden_), c_.hidden_size);
+    for (std::size_t i = 1; i < num_streams_; ++i) {
+      float* to = stream(ws_.streams, row, i);
+      kernels_.add_normed(to, to, update, inverse, w.post_per_layer_input_norm.data(), hidden_);
+    }
+  });
+}
+
+void Gemma3n::Step::correct_row(std::size_t layer, std::size_t row) {
+  const LayerWeights& w = w_.layers[layer];
+  const std::size_t n = num_streams_;
+  const std::size_t active = c_.altup_active_idx;
+  const float* out = ws_.ffn_out.row(row);
+  float* z = ws_.hidden.row(row);
+  kernels_.add_normed(z, z, out, inverse_rms(kernels_.sum_squares(out, hidden_), c_.hidden_size),
+                      w.post_feedforward_layernorm.data(), hidden_);
+  float modalities[kMostStreams + 1];
+  kernels_.dots(z, w.router.data(), n, hidden_, modalities);
+  const float inverse = inverse_rms(modalities[n], c_.hidden_size);
+  for (std::size_t i = 0; i < n; ++i) modalities[i] = std::tanh(modalities[i] * inverse);
+  for (std::size_t o = 0; o < n; ++o) {
+    float coef = 1.0f;
+    for (std::size_t i = 0; i < n; ++i) coef += w.correction_coefs[o * n + i] * modalities[i];
+    const float* inputs[] = {stream(ws_.predictions, row, o), z,
+                             stream(ws_.predictions, row, active)};
+    const float coefs[] = {1.0f, coef, -coef};
+    kernels_.combine(stream(ws_.streams, row, o), inputs, coefs, 3, hidden_);
+  }
+  kernels_.add_normed(ws_.gate_in.row(row), nullptr, stream(ws_.streams, row, active), 1.0f,
+                      w.correct_output_scale.data(), hidden_);
+  if (is_quantized(w.per_layer_input_gate->format())) quantize(ws_.gate_in, row);
+}
+
+}  // namespace nestling

@@ -1,0 +1,130 @@
+// What a step is made of. Its parts: gemma3n_step.cpp has the order and what goes in and out,
+// gemma3n_layer.cpp attention and AltUp, gemma3n_feed_forward.cpp the rest of a layer.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+
+#include "gemma3n_workspace.h"
+#include "nestling/gemma3n.h"
+#include "step_kernels.h"
+
+namespace nestling {
+
+// Adds the time until its end to a part.
+class PartTimer {
+ public:
+  explicit PartTimer(double& part) : part_(part), begin_(std::chrono::steady_clock::now()) {}
+  PartTimer(const PartTimer&) = delete;
+  PartTimer& operator=(const PartTimer&) = delete;
+  ~PartTimer() {
+    part_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  double& part_;
+  std::chrono::steady_clock::time_point begin_;
+};
+
+// One product of a parallel loop over several.
+struct Product {
+  const Matrix* weight;
+  const Activations* x;
+  Outputs* out;
+};
+
+// Whether any of them is quantised; null is not.
+bool any_quantized(std::initializer_list<const Matrix*> matrices);
+
+class Gemma3n::Step {
+ public:
+  Step(Gemma3n& model, const StepBatch& batch, KvCache& cache)
+      : model_(model),
+        c_(model.config_),
+        w_(model.weights_),
+        ws_(*model.workspace_),
+        kernels_(step_kernels(model.variant_)),
+        pool_(*model.pool_),
+        cache_(cache),
+        batch_(batch),
+        times_(model.times_),
+        hidden_(padded(c_.hidden_size)),
+        num_streams_(c_.altup_num_inputs),
+        num_rows_(batch.input_ids.size()) {}
+
+  void run(float* logits, const OnLayer& on_layer);
+
+ private:
+  void check() const;
+  void check_tables(std::size_t sequence, std::int64_t first, std::int64_t last) const;
+  void embed();
+  void embed_row(std::size_t row);
+  void project_per_layer_inputs(std::size_t layer_begin, std::size_t layer_end);
+  void fill_rope();
+  void enter(std::size_t layer);
+  void enter_row(std::size_t layer, std::size_t row);
+  void heads_row(std::size_t layer, std::size_t row);
+  void store_keys(std::size_t layer, std::size_t row, const float* heads, bool are_values);
+  void keep_logit_rows();
+  void attend(std::size_t layer);
+  void mix_row(std::size_t layer, std::size_t row);
+  void feed_forward(std::size_t layer);
+  void dense_feed_forward(const LayerWeights& w);
+  void sparse_feed_forward(std::size_t layer);
+  void select_neurons(std::size_t layer);
+  void compute_neurons(std::size_t layer);
+  void add_columns(std::size_t layer);
+  void dense_after_gate(std::size_t layer);
+  void finish(std::size_t layer);
+  void correct_row(std::size_t layer, std::size_t row);
+  void exit(float* logits);
+
+  template <class Body>
+  void for_rows(const Body& body) {
+    pool_.parallel_for(num_rows_, 1, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row) body(row);
+    });
+  }
+  void products(std::initializer_list<Product> products);
+  void linear(const Matrix& weight, const Rows& x, std::size_t tile_begin, std::size_t tile_end,
+              float* out, std::size_t out_stride);
+  void quantize(Activations& x, std::size_t row) {
+    kernels_.quantize(x.row(row), x.stride, row, x.byte_rows(is_alone()));
+  }
+  bool is_alone() const { return num_rows_ == 1; }
+  float inverse_rms(float sum_squares, std::size_t size) const {
+    return 1.0f / std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
+  }
+  float* stream(Outputs& streams, std::size_t row, std::size_t index) const {
+    return streams.row(row) + index * hidden_;
+  }
+  std::size_t tiles_at_once(std::size_t num_tiles) const;
+  bool refines(const LayerWeights& w) const { return is_wide_ && w.gate_rows != nullptr; }
+  // Living neurons of a row in ascending order, and their values.
+  std::uint32_t* live_indices(std::size_t row) const {
+    return ws_.live_indices.data() + row * (ws_.gate.stride + kTile);
+  }
+  float* live_values(std::size_t row) const { return ws_.gate.row(row); }
+  // Where those of each chunk of neurons begin among them.
+  std::uint32_t* marks(std::size_t row) const {
+    return ws_.live_marks.data() + row * ws_.marks_stride;
+  }
+
+  Gemma3n& model_;
+  const Gemma3nConfig& c_;
+  const Gemma3nWeights& w_;
+  Workspace& ws_;
+  const StepKernels& kernels_;
+  ThreadPool& pool_;
+  KvCache& cache_;
+  const StepBatch& batch_;
+  StepTimes& times_;
+  const std::size_t hidden_;
+  const std::size_t num_streams_;
+  std::size_t num_rows_;
+  bool is_wide_ = false;  // the layer's activations
+};
+
+}  // namespace nestling
