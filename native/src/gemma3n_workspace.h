@@ -99,9 +99,9 @@ constexpr std::size_t kMostStreams = 16;  // of AltUp: a row keeps as many numbe
 // Rows of gate outputs that one thread turns into activations at once.
 constexpr std::size_t kFeedForwardRows = 48;
 constexpr std::size_t kFeedForwardTiles = 8;
-constexpr std::size_t kHeadTiles = 16;      // of logits
-constexpr std::size_t kChunk = 256;         // neurons whose rows of up_proj stay in the L2 cache
-constexpr std::size_t kDecodedWidth = 128;  // outputs of a chunk that stay there in float32
+constexpr std::size_t kHeadTiles = 16;     // of logits
+constexpr std::size_t kChunk = 256;        // neurons whose rows of up_proj stay in the L2 cache
+constexpr std::size_t kDecodedWidth = 64;  // outputs of a chunk that stay there in float32
 
 struct Gemma3n::Workspace {
   Workspace(const Gemma3nConfig& config, const std::vector<LayerConfig>& layers,

@@ -305,10 +305,6 @@ template <class V>
 void add_decoded_kernel(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows) {
   for (std::size_t row = 0; row < num_rows; ++row) {
     const LiveRow& live = rows[row];
-    if (columns.width == 128) {
-      add_decoded<V, 8>(columns, live, live.out);
-      continue;
-    }
     if (columns.width == 64) {
       add_decoded<V, 4>(columns, live, live.out);
       continue;
