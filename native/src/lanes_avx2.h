@@ -186,19 +186,6 @@ struct Avx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
   }
 
-  static std::size_t store_above(F32 numbers, float bound, std::uint32_t first,
-                                 std::uint32_t* indices, float* values) {
-    float lanes[16];
-    numbers.store(lanes);
-    std::size_t count = 0;
-    for (std::uint32_t i = 0; i < 16; ++i) {
-      indices[count] = first + i;
-      values[count] = lanes[i];
-      count += lanes[i] > bound ? 1 : 0;
-    }
-    return count;
-  }
-
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
   }

@@ -134,6 +134,8 @@ struct Avx512 {
                      _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(values.v)));
   }
 
+  // Of the numbers that are above the bound, in order: the numbers, and their lanes counted from
+  // `first`; returns how many. Writes 16 of each. Variants without it go number by number.
   static std::size_t store_above(F32 numbers, float bound, std::uint32_t first,
                                  std::uint32_t* indices, float* values) {
     const __mmask16 mask = _mm512_cmp_ps_mask(numbers.v, _mm512_set1_ps(bound), _CMP_GT_OQ);

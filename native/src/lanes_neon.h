@@ -221,19 +221,6 @@ struct Neon {
     vst1q_s8(to, vqmovn_high_s16(vqmovn_s16(low), high));
   }
 
-  static std::size_t store_above(F32 numbers, float bound, std::uint32_t first,
-                                 std::uint32_t* indices, float* values) {
-    float lanes[16];
-    numbers.store(lanes);
-    std::size_t count = 0;
-    for (std::uint32_t i = 0; i < 16; ++i) {
-      indices[count] = first + i;
-      values[count] = lanes[i];
-      count += lanes[i] > bound ? 1 : 0;
-    }
-    return count;
-  }
-
   static void prefetch(const void* address) { __builtin_prefetch(address); }
 
  private:

@@ -227,21 +227,6 @@ struct Portable {
     }
   }
 
-  // Of the numbers that are above the bound, in order: the numbers, and their lanes counted from
-  // `first`; returns how many. May write 16 of each.
-  static std::size_t store_above(const F32& numbers, float bound, std::uint32_t first,
-                                 std::uint32_t* indices, float* values) {
-    float lanes[16];
-    numbers.store(lanes);
-    std::size_t count = 0;
-    for (std::uint32_t i = 0; i < 16; ++i) {
-      indices[count] = first + i;
-      values[count] = lanes[i];
-      count += lanes[i] > bound ? 1 : 0;
-    }
-    return count;
-  }
-
   static void prefetch(const void* address) { __builtin_prefetch(address); }
 
   static float from_float16(std::uint16_t half) {

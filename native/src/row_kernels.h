@@ -184,9 +184,11 @@ std::size_t select_above_kernel(const float* x, std::size_t size, float bound,
                                 std::uint32_t* indices, float* values) {
   std::size_t count = 0;
   std::size_t k = 0;
-  for (; k + 16 <= size; k += 16) {
-    count += V::store_above(V::F32::load(x + k), bound, static_cast<std::uint32_t>(k),
-                            indices + count, values + count);
+  if constexpr (requires { &V::store_above; }) {
+    for (; k + 16 <= size; k += 16) {
+      count += V::store_above(V::F32::load(x + k), bound, static_cast<std::uint32_t>(k),
+                              indices + count, values + count);
+    }
   }
   for (; k < size; ++k) {
     const float value = x[k];

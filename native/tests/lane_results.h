@@ -28,9 +28,6 @@ struct LaneResults {
   float largest;
   std::uint16_t halves[16];
   std::int8_t bytes[16];
-  std::size_t num_above;  // b[0], of a
-  std::uint32_t indices[16];
-  float above[16];
 };
 
 void avx2_lanes(const LaneInputs& in, LaneResults& out);
@@ -95,7 +92,6 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
   out.largest = F32::load(in.numbers).largest();
   b.store_float16(out.halves);
   V::store_bytes(F32::load(in.steps), out.bytes);
-  out.num_above = V::store_above(a, in.b[0], 1000, out.indices, out.above);
 }
 
 }  // namespace
