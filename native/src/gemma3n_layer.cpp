@@ -14,6 +14,7 @@ void Gemma3n::Step::enter(std::size_t layer) {
   is_wide_ = model_.switches_.wide_activations && layer < kWideLayers;
   ws_.normed.is_wide = is_wide_;
   ws_.attended.is_wide = is_wide_;
+  ws_.laurel_low.is_wide = is_wide_;
   ws_.ffn_in.is_wide = is_wide_ && !refines(w);
   {
     const PartTimer timer(times_.altup);

@@ -17,7 +17,10 @@ from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from nestling.weights.packing import WeightDtype
 from nestling.weights.quantize import TYPES, quantize_checkpoint
+from tests.model.native_decoder import Native, NativeDecoder
+from tests.model.session import one_shot
 from tests.model.tiny import TINY, TINY_LLAMA_CPP, random_checkpoint, token_ids
+from tests.native.stored_models import stored_model
 
 MODELS: dict[str, Callable[[], Checkpoint]] = {
     "tiny": lambda: random_checkpoint(TINY, 3),
@@ -60,3 +63,15 @@ def test_a_quantised_file_against_its_own_weights_in_float32(
 
     measured = divergence(score(dtype="float32"), score())
     assert 0 < measured <= MAX_DIVERGENCE
+
+
+@pytest.mark.parametrize("dtype", ["Q4_0", "Q4_1", "Q8_0"])
+def test_a_file_that_quantises_laurel_too(dtype: str) -> None:
+    """Twice as far off unless LAuReL's inner activations are as wide as those around it."""
+    source = stored_model(TINY_LLAMA_CPP, 4, (dtype,))
+    ids = token_ids(TINY_LLAMA_CPP, 100, 54)
+    exact = NativeDecoder(TINY_LLAMA_CPP, source, Native(dtype="float32", num_threads=2))
+    ours = NativeDecoder(
+        TINY_LLAMA_CPP, source, Native(dtype="auto", kv_dtype="float16", num_threads=2)
+    )
+    assert 0 < divergence(one_shot(exact, ids), one_shot(ours, ids)) <= MAX_DIVERGENCE
