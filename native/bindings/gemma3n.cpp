@@ -187,11 +187,13 @@ std::span<const std::int32_t> ids(const AnyArray& array, const char* what) {
   return {checked<std::int32_t, kDims>(array, what), array.size()};
 }
 
-nb::ndarray<nb::numpy, float> step(Model& self, KvCache& cache, const AnyArray& input_ids,
-                                   const AnyArray& positions, const AnyArray& query_start_loc,
-                                   const AnyArray& full_block_table,
-                                   const AnyArray& sliding_block_table, const AnyArray& logit_rows,
-                                   std::size_t num_logits, const nb::object& on_layer) {
+// The caller's memory, so that a step takes none.
+using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void step(Model& self, KvCache& cache, const AnyArray& input_ids, const AnyArray& positions,
+          const AnyArray& query_start_loc, const AnyArray& full_block_table,
+          const AnyArray& sliding_block_table, const AnyArray& logit_rows, const Logits& logits,
+          const nb::object& on_layer) {
   StepBatch batch;
   batch.input_ids = ids<1>(input_ids, "input_ids: expected int32 [num_rows]");
   batch.positions = ids<1>(positions, "positions: expected int32 [num_rows]");
@@ -207,8 +209,8 @@ nb::ndarray<nb::numpy, float> step(Model& self, KvCache& cache, const AnyArray& 
     require_extent("block table: num_seqs", table->shape(0) + 1, batch.query_start_loc.size());
   }
   batch.logit_rows = ids<1>(logit_rows, "logit_rows: expected int32 [num_logit_rows]");
-  batch.num_logits = num_logits;
-  NewArray<float, 2> logits({batch.logit_rows.size(), num_logits});
+  require_extent("logits: rows", logits.shape(0), batch.logit_rows.size());
+  batch.num_logits = logits.shape(1);
   Gemma3n::OnLayer trace;
   if (!on_layer.is_none()) {
     trace = [&](std::size_t layer, const float* streams, std::size_t num_rows, std::size_t stride) {
@@ -221,11 +223,8 @@ nb::ndarray<nb::numpy, float> step(Model& self, KvCache& cache, const AnyArray& 
       on_layer(layer, std::move(copy).release());
     };
   }
-  {
-    const nb::gil_scoped_release release;
-    self.model->step(batch, cache, logits.data(), trace);
-  }
-  return std::move(logits).release();
+  const nb::gil_scoped_release release;
+  self.model->step(batch, cache, logits.data(), trace);
 }
 
 nb::dict times(const Model& self) {
@@ -264,7 +263,7 @@ void bind_gemma3n(nb::module_& module) {
            "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "wide_activations"_a, "pool"_a,
            "variant"_a)
       .def("step", &step, "cache"_a, "input_ids"_a, "positions"_a, "query_start_loc"_a,
-           "full_block_table"_a, "sliding_block_table"_a, "logit_rows"_a, "num_logits"_a,
+           "full_block_table"_a, "sliding_block_table"_a, "logit_rows"_a, "logits"_a.noconvert(),
            "on_layer"_a.none() = nb::none())
       .def("times", &times)
       .def("weight_bytes_per_token",

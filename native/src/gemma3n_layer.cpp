@@ -1,8 +1,8 @@
 // A layer but for its feed-forward part: AltUp, heads, attention, LAuReL, the per-layer input.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 #include "gemma3n_step.h"
 
@@ -28,7 +28,7 @@ void Gemma3n::Step::enter(std::size_t layer) {
   } else {
     products({{w.q_proj.get(), &ws_.normed, &ws_.q}});
   }
-  for_rows([&](std::size_t row) { heads_row(layer, row); });
+  for_rows([&](std::size_t row, std::size_t thread) { heads_row(layer, row, thread); });
 }
 
 void Gemma3n::Step::enter_row(std::size_t layer, std::size_t row) {
@@ -59,7 +59,7 @@ void Gemma3n::Step::enter_row(std::size_t layer, std::size_t row) {
   }
 }
 
-void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row) {
+void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row, std::size_t thread) {
   const LayerWeights& w = w_.layers[layer];
   const LayerConfig& config = model_.layers_[layer];
   const std::size_t size = c_.head_dim;
@@ -85,21 +85,21 @@ void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row) {
     rotate(to);
   }
   if (config.kv_source_layer != layer) return;
-  thread_local std::vector<float> heads;
-  heads.resize(c_.num_key_value_heads * stride);
+  float* const heads = ws_.thread_scratch[thread].data();
   for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
-    norm(ws_.k.row(row) + head * size, heads.data() + head * stride, w.k_norm.data());
-    rotate(heads.data() + head * stride);
+    norm(ws_.k.row(row) + head * size, heads + head * stride, w.k_norm.data());
+    rotate(heads + head * stride);
   }
-  store_keys(layer, row, heads.data(), false);
+  store_keys(layer, row, thread, false);
   for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
-    norm(ws_.v.row(row) + head * size, heads.data() + head * stride, nullptr);
+    norm(ws_.v.row(row) + head * size, heads + head * stride, nullptr);
   }
-  store_keys(layer, row, heads.data(), true);
+  store_keys(layer, row, thread, true);
 }
 
-// heads [num_key_value_heads][padded head_dim] of one position, to its place in its key group.
-void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, const float* heads,
+// What the thread's scratch holds, [num_key_value_heads][padded head_dim] of one position, to its
+// place in its key group.
+void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, std::size_t thread,
                                bool are_values) {
   const bool is_sliding = model_.layers_[layer].is_sliding;
   const auto& table = is_sliding ? batch_.sliding_block_table : batch_.full_block_table;
@@ -123,11 +123,11 @@ void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, const float* 
       }
     }
   };
+  const float* const heads = ws_.thread_scratch[thread].data();
   if (!cache_.config_.is_float16) return store(heads, pool.data.as<float>() + at);
-  thread_local std::vector<std::uint16_t> halves;
-  halves.resize(c_.num_key_value_heads * stride);
-  kernels_.to_float16(heads, halves.size(), halves.data());
-  store(halves.data(), pool.data.as<std::uint16_t>() + at);
+  std::uint16_t* const halves = ws_.thread_halves[thread].data();
+  kernels_.to_float16(heads, c_.num_key_value_heads * stride, halves);
+  store(halves, pool.data.as<std::uint16_t>() + at);
 }
 
 // Attention and LAuReL, back into the residual; the input of the feed-forward.

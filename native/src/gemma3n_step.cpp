@@ -189,30 +189,33 @@ void Gemma3n::Step::project_per_layer_inputs(std::size_t layer_begin, std::size_
   const std::size_t tile_end = (layer_end * size + kTile - 1) / kTile;
   linear(*w_.per_layer_model_projection, ws_.embedding.from(0, is_alone()), tile_begin, tile_end,
          ws_.projected.row(0) + tile_begin * kTile, ws_.projected.stride);
-  const std::size_t stride = padded(size);
-  const std::size_t row_size = w_.embed_tokens_per_layer.row_size;
-  for_rows([&](std::size_t row) {
-    const std::int32_t id = batch_.input_ids[ws_.source_row[row]];
-    const bool has_row = static_cast<std::size_t>(id) < c_.vocab_size_per_layer_input;
-    thread_local std::vector<float> looked_up;
-    thread_local std::vector<float> projected_layer;
-    looked_up.resize(row_size);
-    projected_layer.assign(stride, 0.0f);  // another model of this thread may have left its values
-    decode_row(w_.embed_tokens_per_layer, has_row ? static_cast<std::size_t>(id) : 0,
-               looked_up.data());
-    const float table_scale = std::sqrt(static_cast<float>(size)) * std::sqrt(0.5f);
-    const float projection_scale = 1.0f / std::sqrt(static_cast<float>(c_.hidden_size));
-    for (std::size_t layer = layer_begin; layer < layer_end; ++layer) {
-      const float* from = ws_.projected.row(row) + layer * size;
-      for (std::size_t i = 0; i < size; ++i) projected_layer[i] = from[i] * projection_scale;
-      const float inverse = inverse_rms(kernels_.sum_squares(projected_layer.data(), stride), size);
-      float* to = ws_.per_layer.row(row) + layer * stride;
-      for (std::size_t i = 0; i < size; ++i) {
-        to[i] = projected_layer[i] * (inverse * std::sqrt(0.5f)) * w_.per_layer_projection_norm[i] +
-                looked_up[layer * size + i] * table_scale;
-      }
-    }
+  for_rows([&](std::size_t row, std::size_t thread) {
+    mix_per_layer_inputs(layer_begin, layer_end, row, thread);
   });
+}
+
+void Gemma3n::Step::mix_per_layer_inputs(std::size_t layer_begin, std::size_t layer_end,
+                                         std::size_t row, std::size_t thread) {
+  const std::size_t size = c_.hidden_size_per_layer_input;
+  const std::size_t stride = padded(size);
+  const std::int32_t id = batch_.input_ids[ws_.source_row[row]];
+  const bool has_row = static_cast<std::size_t>(id) < c_.vocab_size_per_layer_input;
+  float* const projected = ws_.thread_scratch[thread].data();  // of a layer
+  float* const looked_up = projected + stride;                 // of all layers
+  std::fill(projected, looked_up, 0.0f);
+  decode_row(w_.embed_tokens_per_layer, has_row ? static_cast<std::size_t>(id) : 0, looked_up);
+  const float table_scale = std::sqrt(static_cast<float>(size)) * std::sqrt(0.5f);
+  const float projection_scale = 1.0f / std::sqrt(static_cast<float>(c_.hidden_size));
+  for (std::size_t layer = layer_begin; layer < layer_end; ++layer) {
+    const float* from = ws_.projected.row(row) + layer * size;
+    for (std::size_t i = 0; i < size; ++i) projected[i] = from[i] * projection_scale;
+    const float inverse = inverse_rms(kernels_.sum_squares(projected, stride), size);
+    float* to = ws_.per_layer.row(row) + layer * stride;
+    for (std::size_t i = 0; i < size; ++i) {
+      to[i] = projected[i] * (inverse * std::sqrt(0.5f)) * w_.per_layer_projection_norm[i] +
+              looked_up[layer * size + i] * table_scale;
+    }
+  }
 }
 
 void Gemma3n::Step::fill_rope() {

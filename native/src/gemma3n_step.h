@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #include "gemma3n_workspace.h"
 #include "nestling/gemma3n.h"
@@ -62,11 +63,13 @@ class Gemma3n::Step {
   void embed();
   void embed_row(std::size_t row);
   void project_per_layer_inputs(std::size_t layer_begin, std::size_t layer_end);
+  void mix_per_layer_inputs(std::size_t layer_begin, std::size_t layer_end, std::size_t row,
+                            std::size_t thread);
   void fill_rope();
   void enter(std::size_t layer);
   void enter_row(std::size_t layer, std::size_t row);
-  void heads_row(std::size_t layer, std::size_t row);
-  void store_keys(std::size_t layer, std::size_t row, const float* heads, bool are_values);
+  void heads_row(std::size_t layer, std::size_t row, std::size_t thread);
+  void store_keys(std::size_t layer, std::size_t row, std::size_t thread, bool are_values);
   void keep_logit_rows();
   void attend(std::size_t layer);
   void mix_row(std::size_t layer, std::size_t row);
@@ -81,10 +84,17 @@ class Gemma3n::Step {
   void correct_row(std::size_t layer, std::size_t row);
   void exit(float* logits);
 
+  // Calls body(row) or body(row, thread).
   template <class Body>
   void for_rows(const Body& body) {
-    pool_.parallel_for(num_rows_, 1, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row) body(row);
+    pool_.parallel_for(num_rows_, 1, [&](std::size_t begin, std::size_t end, std::size_t thread) {
+      for (std::size_t row = begin; row < end; ++row) {
+        if constexpr (std::is_invocable_v<const Body&, std::size_t, std::size_t>) {
+          body(row, thread);
+        } else {
+          body(row);
+        }
+      }
     });
   }
   void products(std::initializer_list<Product> products);

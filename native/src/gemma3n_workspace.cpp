@@ -79,11 +79,14 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   const std::size_t num_queries = num_heads / c.num_key_value_heads;
   attention_rows = std::max<std::size_t>(kernels.attention_rows / num_queries, 1);
   const std::size_t num_vectors = attention_rows * num_queries;
+  const std::size_t kv_size = c.num_key_value_heads * head;
   const std::size_t scratch =
-      std::max(attention_scratch(num_vectors, head, max_model_len),
-               std::max(2 * kFeedForwardRows * kHeadTiles * kTile, kChunk * kDecodedWidth));
+      std::max({attention_scratch(num_vectors, head, max_model_len),
+                2 * kFeedForwardRows * kHeadTiles * kTile, kChunk * kDecodedWidth, kv_size,
+                padded(per_layer_size) + layers.size() * per_layer_size});
   for (std::size_t i = 0; i < num_threads; ++i) {
     thread_scratch.emplace_back(scratch);
+    thread_halves.emplace_back(kv_size);
     thread_live_rows.emplace_back(has_sparse ? rows : 0);
   }
   row_position.resize(rows);

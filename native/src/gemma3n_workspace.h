@@ -143,7 +143,8 @@ struct Gemma3n::Workspace {
   Activations last;    // after the last norm
   Outputs rope[2][2];  // of full and sliding layers: cosines, sines [row][head_dim / 2]
   std::vector<float> inverse_frequency[2];
-  std::vector<Array<float>> thread_scratch;  // one a thread
+  std::vector<Array<float>> thread_scratch;         // one a thread
+  std::vector<Array<std::uint16_t>> thread_halves;  // of a position's keys or values
   std::vector<std::vector<LiveRow>> thread_live_rows;
   std::size_t attention_rows = 1;  // rows of an attention tile
   std::vector<std::int64_t> row_position;

@@ -2,9 +2,12 @@
 // and variant, mixed batches, hostile batches. What the numbers should be is tested from Python.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -13,6 +16,25 @@
 
 #include "check.h"
 #include "nestling/gemma3n.h"
+
+// Every allocation of this program is counted.
+static std::atomic<int> num_allocations = 0;
+
+void* operator new(std::size_t num_bytes) {
+  ++num_allocations;
+  if (void* memory = std::malloc(num_bytes > 0 ? num_bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t num_bytes, std::align_val_t alignment) {
+  ++num_allocations;
+  const auto unit = static_cast<std::size_t>(alignment);
+  if (void* memory = std::aligned_alloc(unit, (num_bytes / unit + 1) * unit)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace nestling {
 
@@ -212,6 +234,24 @@ void test_steps(Format format, Variant variant, bool is_float16, bool is_sparse)
   CHECK(model.times().num_steps > 10);
 }
 
+// From the second step on, whatever thread comes to work in it.
+void test_no_allocations(Format format, bool is_float16) {
+  auto pool = std::make_shared<ThreadPool>(3);
+  const Model made(format, *pool, true);
+  Gemma3n model(config(), layer_configs(), made.weights, kMaxRows, kMaxModelLen, {}, pool);
+  KvCache cache(config(), layer_configs(), {16, 2 * kBlocks, 2 * kBlocks, is_float16});
+  std::vector<float> logits(kMaxRows * kVocab);
+  for (std::int32_t position = 0; position < 60; ++position) {
+    Batch batch;
+    batch.add(0, position, position + 1);
+    batch.add(1, position, position + 1 + position % 20);
+    const StepBatch view = batch.view();
+    const int before = num_allocations;
+    model.step(view, cache, logits.data());
+    CHECK(position == 0 || num_allocations == before);
+  }
+}
+
 void test_hostile_batches() {
   auto pool = std::make_shared<ThreadPool>(2);
   const Model made(Format::kQ4, *pool, true);
@@ -288,6 +328,10 @@ void run_all() {
       test_steps(format, variant, true, true);
     }
     test_steps(Format::kQ8, variant, false, false);
+  }
+  for (const Format format : {Format::kFloat16, Format::kQ4, Format::kQ8}) {
+    test_no_allocations(format, true);
+    test_no_allocations(format, false);
   }
   test_hostile_batches();
   test_models_that_do_not_fit();

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
@@ -14,6 +15,7 @@ from nestling.engine.remote import ProcessEngine
 from nestling.engine.runner import ModelRunner, ReferenceRunner, load_runner
 from nestling.engine.sampler import RequestSampler
 from nestling.errors import InvalidRequestError, ModelFileError, SettingsError
+from nestling.model.batch import ForwardBatch
 from nestling.weights.packing import WeightDtype
 from tests.model.native_decoder import Native
 from tests.model.session import make_decoder, one_shot
@@ -220,3 +222,30 @@ def test_the_reference_engine_scores_and_steps_like_the_native_one(folder: Path)
 def test_blocks_hold_whole_key_groups(folder: Path) -> None:
     with pytest.raises(SettingsError, match="block_size: expected a multiple of 16, got 8"):
         load_runner(EngineConfig(model=str(folder), block_size=8))
+
+
+def test_steps_share_the_memory_of_their_logits() -> None:
+    """Wide steps would take 64 MiB of fresh pages each; narrow ones after them take a part."""
+    model = runner(num_blocks=40)
+
+    def execute(num_seqs: int) -> NDArray[np.float32]:
+        ids = np.arange(num_seqs, dtype=np.int32)
+        blocks = ids[:, None]
+        return model.execute(
+            ForwardBatch(
+                input_ids=ids,
+                positions=np.zeros(num_seqs, np.int32),
+                query_start_loc=np.arange(num_seqs + 1, dtype=np.int32),
+                block_size=16,
+                full_block_table=blocks,
+                sliding_block_table=blocks,
+                logit_rows=ids,
+            )
+        )
+
+    wide = execute(8)
+    first = wide[:3].copy()
+    narrow = execute(3)
+    assert narrow.shape == (3, TINY.num_text_tokens)
+    assert np.shares_memory(narrow, wide)
+    np.testing.assert_array_equal(narrow, first)

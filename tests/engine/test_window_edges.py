@@ -78,7 +78,7 @@ class World:
             logits = self.runner.execute(build_batch(output, self.kv))[:, : CONFIG.num_text_tokens]
             scheduler.advance(output)
             if len(logits):
-                rows.append(logits[0])
+                rows.append(logits[0].copy())
                 request.token_ids.append(IDS[request.num_tokens])
         scheduler.remove("a")
         assert request.num_cached_tokens is not None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from nestling.model.batch import ForwardBatch
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kv_cache import KVDtype
@@ -69,7 +71,8 @@ class NativeDecoder:
         self, batch: ForwardBatch, cache: KvCache, on_layer: OnLayer | None = None
     ) -> Array:
         """Logits [num_logit_rows, vocab_size]."""
-        return self.core.step(
+        logits = np.empty((len(batch.logit_rows), self.config.vocab_size), np.float32)
+        self.core.step(
             cache,
             input_ids=batch.input_ids,
             positions=batch.positions,
@@ -77,6 +80,7 @@ class NativeDecoder:
             full_block_table=batch.full_block_table,
             sliding_block_table=batch.sliding_block_table,
             logit_rows=batch.logit_rows,
-            num_logits=self.config.vocab_size,
+            logits=logits,
             on_layer=on_layer,
         )
+        return logits

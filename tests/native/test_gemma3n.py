@@ -315,11 +315,21 @@ def step(core: Gemma3n, cache: KvCache, batch: ForwardBatch, **changes: Any) -> 
             "logit_rows",
         )
     }  # fmt: skip
-    return core.step(cache, **(arguments | {"num_logits": TINY.vocab_size} | changes))
+    arguments |= {"num_logits": TINY.vocab_size} | changes
+    shape = (len(arguments["logit_rows"]), arguments.pop("num_logits"))
+    logits = arguments.setdefault("logits", np.empty(shape, np.float32))
+    core.step(cache, **arguments)
+    return logits  # type: ignore[no-any-return]
 
 
 def int32(*values: Any) -> Any:
     return np.array(values, np.int32)
+
+
+def read_only(*shape: int) -> Array:
+    array = np.zeros(shape, np.float32)
+    array.flags.writeable = False
+    return array
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -358,6 +368,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"logit_rows": int32(5, 6)}, r"logit_rows\[1\].*got 6"),
     ({"num_logits": 0}, "num_logits.*1 to 544"),
     ({"num_logits": 545}, "num_logits.*1 to 544, got 545"),
+    ({"logits": np.empty((3, 544), np.float32)}, "logits: rows: expected 2, got 3"),
+    ({"logits": np.empty((2, 544))}, "incompatible function arguments"),
+    ({"logits": np.empty((2, 1088), np.float32)[:, ::2]}, "incompatible function arguments"),
+    ({"logits": read_only(2, 544)}, "incompatible function arguments"),
     ({"positions": np.arange(12, dtype=np.int32)[::2]}, "positions: .*C-contiguous"),
     ({"full_block_table": int32(0, 1)}, r"full_block_table: expected int32 \[num_seqs"),
 ]  # fmt: skip

@@ -74,6 +74,8 @@ class NativeRunner:
         self._tables = [weights[name][1] for name in EMBEDDING_TABLES]
         self._num_gathered = 0
         self._cache = self._new_cache(config.block_size, self.num_blocks, self.num_sliding_blocks)
+        self._logits = np.empty((0, model.num_text_tokens), np.float32)
+        """Of every step; fresh memory for 64 rows of 262,144 would be 64 MiB of page faults."""
         self.vocab_size = model.vocab_size
         self.num_text_tokens = model.num_text_tokens
         self.sliding_window = model.sliding_window
@@ -93,9 +95,17 @@ class NativeRunner:
         return {name[:-2]: value for name, value in times.items() if name.endswith("_s")}
 
     def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
-        """f32 [num_logit_rows, num_text_tokens]; media ids have no logits that could be chosen."""
+        """f32 [num_logit_rows, num_text_tokens]; media ids have no logits that could be chosen.
+
+        The next call overwrites them.
+        """
+        num_rows = len(batch.logit_rows)
+        if num_rows > len(self._logits):
+            self._logits = np.empty((num_rows, self.num_text_tokens), np.float32)
+        logits = self._logits[:num_rows]
         with self._lock:
-            return self._step(batch, self._cache, self.num_text_tokens)
+            self._step(batch, self._cache, logits)
+        return logits
 
     def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """f32 [num_tokens, vocab_size]: logits of every position, in a cache of their own.
@@ -121,11 +131,11 @@ class NativeRunner:
                 logit_rows=np.arange(len(positions), dtype=np.int32),
             )
             with self._lock:
-                logits[positions] = self._step(batch, cache, self.vocab_size)
+                self._step(batch, cache, logits[begin : begin + len(positions)])
         return logits
 
-    def _step(self, batch: ForwardBatch, cache: KvCache, num_logits: int) -> NDArray[np.float32]:
-        logits = self._core.step(
+    def _step(self, batch: ForwardBatch, cache: KvCache, logits: NDArray[np.float32]) -> None:
+        self._core.step(
             cache,
             input_ids=batch.input_ids,
             positions=batch.positions,
@@ -133,14 +143,13 @@ class NativeRunner:
             full_block_table=batch.full_block_table,
             sliding_block_table=batch.sliding_block_table,
             logit_rows=batch.logit_rows,
-            num_logits=num_logits,
+            logits=logits,
         )
         self._num_gathered += len(batch.input_ids)
         if self._num_gathered >= _RELEASE_ROWS:
             self._num_gathered = 0
             for table in self._tables:
                 release(table)
-        return logits
 
     def _new_cache(self, block_size: int, num_full: int, num_sliding: int) -> KvCache:
         return KvCache(

@@ -79,7 +79,10 @@ class ModelRunner(Protocol):
         ...
 
     def execute(self, batch: ForwardBatch) -> Logits:
-        """f32 [num_logit_rows, num_text_tokens or more]; changes only the batch's cache slots."""
+        """f32 [num_logit_rows, num_text_tokens or more]; changes only the batch's cache slots.
+
+        They may be overwritten by the next call.
+        """
         ...
 
     def score(self, token_ids: NDArray[np.int32]) -> Logits:

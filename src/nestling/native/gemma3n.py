@@ -67,14 +67,14 @@ class Gemma3n:
         full_block_table: Int32,
         sliding_block_table: Int32,
         logit_rows: Int32,
-        num_logits: int,
+        logits: NDArray[np.float32],
         on_layer: OnLayer | None = None,
-    ) -> NDArray[np.float32]:
-        """f32 [num_logit_rows, num_logits]; arrays as in `model/batch.py:ForwardBatch`.
+    ) -> None:
+        """Fill `logits` [num_logit_rows, ids that get one]; others as in `model/batch.py`.
 
         Changes only the cache slots that the batch names. Raises ValueError naming a bad field.
         """
-        return self.core.step(
+        self.core.step(
             cache.core,
             input_ids,
             positions,
@@ -82,7 +82,7 @@ class Gemma3n:
             full_block_table,
             sliding_block_table,
             logit_rows,
-            num_logits,
+            logits,
             on_layer,
         )
 
