@@ -104,6 +104,7 @@ void check_weights(const Gemma3nConfig& c, const std::vector<LayerConfig>& layer
   require(c.num_key_value_heads > 0 && c.num_attention_heads % c.num_key_value_heads == 0,
           "heads: expected a multiple of the key-value heads");
   require(c.head_dim >= 2 && c.head_dim % 2 == 0, "head_dim: expected an even number");
+  require(c.sliding_window >= 1, "sliding_window: expected at least 1, got 0");
   require(w.embed_tokens.num_rows == c.vocab_size && w.embed_tokens.row_size == c.hidden_size,
           "embed_tokens: bad shape");
   const std::size_t per_layer = layers.size() * c.hidden_size_per_layer_input;

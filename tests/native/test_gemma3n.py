@@ -491,6 +491,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
         ({"config": {"num_key_value_heads": 3}}, "heads: expected a multiple"),
         ({"config": {"num_key_value_heads": 0}}, "heads"),
         ({"config": {"head_dim": 31}}, "head_dim: expected an even number"),
+        ({"config": {"sliding_window": 0}}, "sliding_window: expected at least 1, got 0"),
         ({"max_rows": 0}, "max_rows: expected at least 1, got 0"),
         ({"max_model_len": 0}, "max_model_len: expected at least 1, got 0"),
         ({"variant": "sse"}, 'variant: expected "best"'),
