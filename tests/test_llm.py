@@ -154,10 +154,12 @@ def test_stats_count_and_time(bare: LLM) -> None:
     """Steps, tokens and the seconds of each part, all at zero before the first request."""
     begin = bare.stats()
     assert begin.num_steps == 0
+    assert begin.weight_bytes_read == 0
     assert set(begin.part_seconds.values()) == {0.0}
     bare.generate([5, 6, 7], SamplingParams(max_tokens=4), ignore_eos=True)
     end = bare.stats()
     assert (end.num_steps, end.num_prompt_tokens, end.num_generated_tokens) == (4, 3, 4)
+    assert end.weight_bytes_read > 0
     within = {part for part in end.part_seconds if part.startswith("model.")}
     assert set(end.part_seconds) == set(PARTS) | within
     assert {"model.attention", "model.feed_forward", "model.altup", "model.head"} <= within

@@ -124,7 +124,7 @@ class FakePrepared:
 
 async def healthy() -> Stats:
     """An engine that is well."""
-    return Stats(0, *range(1, 13))
+    return Stats(0, *range(1, 14))
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,8 @@ def test_a_prefill_is_its_chunks(config: EngineConfig) -> None:
     session = EngineSession(config)
     phase = session.first_token(session.random_prompt(40))
     assert phase.times.num_steps == 3
+    assert session.weight_bytes_per_token < phase.times.weight_bytes_read
+    assert phase.times.weight_bytes_read <= 3 * session.weight_bytes_per_token
     seconds = phase.times.part_seconds
     assert set(seconds) >= {*PARTS, "model.feed_forward"}
     assert 0 < sum(seconds[part] for part in PARTS) <= phase.seconds

@@ -86,6 +86,7 @@ class FakeRunner:
         self.block_size = block_size
         self.max_rows = 256
         self.weight_bytes_per_token = 0
+        self.weight_bytes_read = 0
         self.delay_s = delay_s
         self.batches: list[ForwardBatch] = []
         self.states = np.zeros(num_blocks * block_size, np.uint64)

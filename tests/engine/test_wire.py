@@ -34,7 +34,7 @@ EVENTS: list[EngineEvent] = [
     LoadFailed("bad_model_file", "x", "/x", "norm.weight"),
     TokenOutput("a", [1], "stop", [TokenLogprobs(1, -0.5, ((1, -0.5), (2, -1.5)))]),
     RequestFailed("a", "overloaded", "full", None, 2),
-    Stats(*range(1, 14), {"model": 0.25}),
+    Stats(*range(1, 15), {"model": 0.25}),
 ]
 
 

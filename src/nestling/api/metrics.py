@@ -45,6 +45,7 @@ _ENGINE = {
     "num_preemptions": "Requests put back for lack of blocks since the engine started",
     "num_prefix_hits": "Requests of which a beginning was in the cache since the engine started",
     "num_cached_tokens": "Prompt tokens found in the cache since the engine started",
+    "weight_bytes_read": "Bytes of weights that steps have read since the engine started",
 }
 
 

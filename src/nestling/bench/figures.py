@@ -7,6 +7,7 @@ class PhaseTimes(msgspec.Struct, frozen=True):
     """Where the steps of one phase spent their time."""
 
     num_steps: int
+    weight_bytes_read: int
     part_seconds: dict[str, float]
 
 

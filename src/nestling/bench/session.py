@@ -119,7 +119,8 @@ class EngineSession:
         times = {
             part: total - before.part_seconds[part] for part, total in after.part_seconds.items()
         }
-        return Phase(seconds, PhaseTimes(after.num_steps - before.num_steps, times))
+        num_bytes = after.weight_bytes_read - before.weight_bytes_read
+        return Phase(seconds, PhaseTimes(after.num_steps - before.num_steps, num_bytes, times))
 
     def _submit(self, prompt: list[int], max_tokens: int) -> str:
         name = str(next(self._numbers))

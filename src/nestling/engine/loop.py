@@ -178,6 +178,7 @@ class EngineLoop:
             num_preemptions=self._num_preemptions,
             num_prefix_hits=self._kv.num_prefix_hits,
             num_cached_tokens=self._kv.num_cached_tokens,
+            weight_bytes_read=self._runner.weight_bytes_read,
             part_seconds=self._part_seconds(),
         )
 

@@ -142,6 +142,8 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Requests of which the cache had a beginning."""
     num_cached_tokens: int
     """Prompt tokens taken from the cache instead of being computed."""
+    weight_bytes_read: int
+    """By all steps so far, each matrix once a step; 0 if the runner does not count."""
     part_seconds: dict[str, float] = {}
     """Time of all steps so far: `part_times.PARTS`, and "model.*", parts of "model" within it."""
 

@@ -88,9 +88,16 @@ class NativeRunner:
         """Bytes of weights that one decoded token reads, embedding tables left out."""
         return round(self._core.weight_bytes_per_token())
 
+    @property
+    def weight_bytes_read(self) -> int:
+        """Bytes of weights that all steps have read, each matrix once a step."""
+        with self._lock:
+            return int(self._core.times()["weight_bytes"])
+
     def part_seconds(self) -> dict[str, float]:
         """Seconds of the forward passes by part, since the start."""
-        times = self._core.times()
+        with self._lock:
+            times = self._core.times()
         del times["total_s"]  # the loop times the whole
         return {name[:-2]: value for name, value in times.items() if name.endswith("_s")}
 

@@ -74,6 +74,11 @@ class ModelRunner(Protocol):
         """Bytes of weights that one decoded token reads."""
         ...
 
+    @property
+    def weight_bytes_read(self) -> int:
+        """Bytes of weights that all steps have read, each matrix once a step; 0: not counted."""
+        ...
+
     def part_seconds(self) -> dict[str, float]:
         """Seconds of the forward passes by part, since the start; empty if not measured."""
         ...
@@ -120,6 +125,7 @@ class ReferenceRunner:
         self.block_size = size
         self.max_rows = shape.max_rows
         self.weight_bytes_per_token = self._decoder.weight_bytes_per_token
+        self.weight_bytes_read = 0
 
     def part_seconds(self) -> dict[str, float]:
         """See `ModelRunner.part_seconds`."""
