@@ -28,11 +28,16 @@ def prompt_lengths(most: int) -> tuple[int, ...]:
 
 
 def measure_curves(plan: BenchPlan) -> Curves:
-    """Memory is read after each prompt, in ascending order, before any batch has enlarged it."""
+    """Memory is read after each prompt, in ascending order, before any batch has enlarged it.
+
+    Without a prefix cache, which would keep what the shorter prompts left.
+    """
     config = EngineConfig(
         model=plan.model,
         num_threads=plan.threads,
         max_num_seqs=MAX_BATCH,
+        prefix_caching=False,
+        packed_dir=plan.packed_dir,
         switches_off=plan.switches_off,
     )
     session = EngineSession(config)
