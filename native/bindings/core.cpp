@@ -57,6 +57,7 @@ double measured_bandwidth(std::size_t num_bytes, ThreadPool& pool) {
 }
 
 void bind(nb::module_& module) {
+  module.attr("MAX_THREADS") = ThreadPool::kMaxThreads;
   nb::class_<ThreadPool>(module, "ThreadPool")
       .def(nb::init<int>(), "num_threads"_a)
       .def_prop_ro("num_threads", &ThreadPool::num_threads);

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
         True, description="keep a large model's packed weights in data_dir, for fast starts"
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="compute threads; all usable cores if unset"
+        None, ge=1, le=256, description="compute threads; all usable physical cores if unset"
     )
     max_num_seqs: int = Field(64, ge=1, le=1024, description="requests that are computed at once")
     max_num_batched_tokens: int | None = Field(

@@ -11,6 +11,7 @@ from nestling.errors import SettingsError
     [
         ("dtype", "int4"),
         ("num_threads", -1),
+        ("num_threads", 257),
         ("max_num_seqs", 0),
         ("max_num_batched_tokens", 15),
         ("max_waiting", -1),

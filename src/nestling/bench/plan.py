@@ -4,6 +4,7 @@ import msgspec
 
 from nestling.engine.config import SWITCHES
 from nestling.errors import SettingsError
+from nestling.native.threads import MAX_THREADS
 
 MAX_BATCH = 64
 """Sequences that the engine computes together at most."""
@@ -40,7 +41,7 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
         Raises SettingsError that names the option, what fits and what came.
         """
         room = max_model_len - 1
-        self._check_range("threads", self.threads, 1, 256)
+        self._check_range("threads", self.threads, 1, MAX_THREADS)
         self._check_range("prompt", self.prompt, 1, room)
         self._check_range("generate", self.generate, 1, longest_context(max_model_len, 1))
         longest = longest_context(max_model_len, self.generate)

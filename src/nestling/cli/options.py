@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from nestling.native.threads import MAX_THREADS
+
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Where keys and models live. Default: the user data folder."),
@@ -20,7 +22,12 @@ Model = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads of the engine. Default: all usable cores."),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=MAX_THREADS,
+        help="Threads of the engine. Default: all usable physical cores.",
+    ),
 ]
 Engine = Annotated[
     str | None,

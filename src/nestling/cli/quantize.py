@@ -1,6 +1,5 @@
 """`nestling quantize`: a model as one smaller GGUF file."""
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from nestling.cli.options import AsJson, Threads
 from nestling.cli.output import print_json
+from nestling.engine.cores import num_usable_cores
 from nestling.errors import InvalidRequestError
 from nestling.native.threads import ThreadPool
 from nestling.weights.checkpoint import load_checkpoint
@@ -38,7 +38,7 @@ def quantize(
         expected = "expected the name of a new file" + ("" if out.is_dir() else ", or --force")
         raise InvalidRequestError(f"{out} is already there; {expected}", param="out")
     checkpoint = load_checkpoint(source)
-    pool = ThreadPool(threads or len(os.sched_getaffinity(0)))
+    pool = ThreadPool(threads or num_usable_cores())
     report = quantize_checkpoint(checkpoint, out, type_.value.upper(), pool, _show_progress)
     if sys.stderr.isatty():
         print(file=sys.stderr)

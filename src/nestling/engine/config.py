@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nestling.errors import SettingsError
+from nestling.native.threads import MAX_THREADS
 from nestling.weights.packing import WeightDtype
 
 EngineKind = Literal["native", "reference"]
@@ -27,7 +28,7 @@ class EngineConfig:
     """How matrices are held; "auto": as the file has them, but float32 as bfloat16 where that loses
     nothing; "q8" and "q4" quantise the large ones."""
     num_threads: int = 0
-    """Threads of one forward pass; 0 takes one for each core this process may use."""
+    """Threads of one forward pass; 0 takes one for each physical core this process may use."""
     max_num_seqs: int = 64
     """Requests computed at the same time."""
     max_num_batched_tokens: int | None = None
@@ -77,6 +78,11 @@ class EngineConfig:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise SettingsError(f"{key}: expected at least {least}, got {value}", param=key)
+        if self.num_threads > MAX_THREADS:
+            raise SettingsError(
+                f"num_threads: expected at most {MAX_THREADS}, got {self.num_threads}",
+                param="num_threads",
+            )
         rows = self.max_num_batched_tokens
         if rows is not None and rows < self.max_num_seqs:
             raise SettingsError(

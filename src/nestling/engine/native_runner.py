@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from nestling.engine.cache_size import num_cache_blocks
 from nestling.engine.config import EngineConfig
-from nestling.engine.shape import cache_shape, check_token_ids, num_usable_cores
+from nestling.engine.cores import num_usable_cores
+from nestling.engine.shape import cache_shape, check_token_ids
 from nestling.errors import SettingsError
 from nestling.model.batch import ForwardBatch
 from nestling.model.kv_cache import KVDtype

@@ -1,7 +1,5 @@
 """What a model's sizes mean for an engine: its cache, its steps, the ids it takes."""
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,10 +37,3 @@ def check_token_ids(token_ids: NDArray[np.int32], vocab_size: int, max_model_len
             f"got {token_ids.min()} to {token_ids.max()}",
             param="token_ids",
         )
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may run on, which a container or taskset may have narrowed."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

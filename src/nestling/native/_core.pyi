@@ -13,6 +13,8 @@ _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 LAYOUT_VERSION: int
 WIDE_LAYERS: int
 
+MAX_THREADS: int
+
 @final
 class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...

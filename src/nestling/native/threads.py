@@ -4,6 +4,6 @@ An engine owns one. A pool runs one loop at a time; loops started from several t
 each other. Its threads end with the object.
 """
 
-from nestling.native._core import ThreadPool
+from nestling.native._core import MAX_THREADS, ThreadPool
 
-__all__ = ["ThreadPool"]
+__all__ = ["MAX_THREADS", "ThreadPool"]
