@@ -160,6 +160,10 @@ def test_stats_count_and_time(bare: LLM) -> None:
     end = bare.stats()
     assert (end.num_steps, end.num_prompt_tokens, end.num_generated_tokens) == (4, 3, 4)
     assert end.weight_bytes_read > 0
+    bare.logits([5, 6, 7] * 30)  # no step of the engine
+    after = bare.stats()
+    assert after.weight_bytes_read == end.weight_bytes_read
+    assert after.part_seconds == pytest.approx(end.part_seconds)
     within = {part for part in end.part_seconds if part.startswith("model.")}
     assert set(end.part_seconds) == set(PARTS) | within
     assert {"model.attention", "model.feed_forward", "model.altup", "model.head"} <= within

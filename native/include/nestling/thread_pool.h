@@ -34,7 +34,8 @@ class ThreadPool {
   // Calls body(begin, end) or body(begin, end, thread) on half-open ranges of at most
   // max(grain, 1) items that cover [0, count) once, and returns when all are done; `thread` is
   // below num_threads(). The first exception, in the order of the ranges, is rethrown here. Calls
-  // from several threads wait for each other; a call from inside a body would wait for itself, so
+  // from several threads wait for each other, but those of one piece, and all of a pool of one
+  // thread, which run at once as thread 0. A call from inside a body would wait for itself, so
   // kernels don't nest.
   template <class Body>
   void parallel_for(std::size_t count, std::size_t grain, const Body& body) {

@@ -1,6 +1,8 @@
 """The C++ core behind the engine loop: packed weights, a paged KV cache, one call a step."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,8 @@ class NativeRunner:
         )
         self._tables = [weights[name][1] for name in EMBEDDING_TABLES]
         self._num_gathered = 0
+        self._scoring = dict.fromkeys(self._core.times(), 0.0)
+        """What `score` has added to the core's counts."""
         self._cache = self._new_cache(config.block_size, self.num_blocks, self.num_sliding_blocks)
         self._logits = np.empty((0, model.num_text_tokens), np.float32)
         """Of every step; fresh memory for 64 rows of 262,144 would be 64 MiB of page faults."""
@@ -92,15 +96,19 @@ class NativeRunner:
     @property
     def weight_bytes_read(self) -> int:
         """Bytes of weights that all steps have read, each matrix once a step."""
-        with self._lock:
-            return int(self._core.times()["weight_bytes"])
+        return int(self._counts()["weight_bytes"])
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds of the forward passes by part, since the start."""
-        with self._lock:
-            times = self._core.times()
+        times = self._counts()
         del times["total_s"]  # the loop times the whole
         return {name[:-2]: value for name, value in times.items() if name.endswith("_s")}
+
+    def _counts(self) -> dict[str, float]:
+        """What the core has counted of the engine's steps."""
+        with self._lock:
+            counts = self._core.times()
+            return {name: value - self._scoring[name] for name, value in counts.items()}
 
     def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
         """f32 [num_logit_rows, num_text_tokens]; media ids have no logits that could be chosen.
@@ -138,9 +146,17 @@ class NativeRunner:
                 sliding_block_table=table,
                 logit_rows=np.arange(len(positions), dtype=np.int32),
             )
-            with self._lock:
+            with self._lock, self._as_scoring():
                 self._step(batch, cache, logits[begin : begin + len(positions)])
         return logits
+
+    @contextmanager
+    def _as_scoring(self) -> Iterator[None]:
+        """What is computed within is no step of the engine."""
+        before = self._core.times()
+        yield
+        for name, value in self._core.times().items():
+            self._scoring[name] += value - before[name]
 
     def _step(self, batch: ForwardBatch, cache: KvCache, logits: NDArray[np.float32]) -> None:
         self._core.step(
