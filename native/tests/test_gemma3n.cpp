@@ -2,39 +2,18 @@
 // and variant, mixed batches, hostile batches. What the numbers should be is tested from Python.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "allocations.h"
 #include "check.h"
 #include "nestling/gemma3n.h"
-
-// Every allocation of this program is counted.
-static std::atomic<int> num_allocations = 0;
-
-void* operator new(std::size_t num_bytes) {
-  ++num_allocations;
-  if (void* memory = std::malloc(num_bytes > 0 ? num_bytes : 1)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new(std::size_t num_bytes, std::align_val_t alignment) {
-  ++num_allocations;
-  const auto unit = static_cast<std::size_t>(alignment);
-  if (void* memory = std::aligned_alloc(unit, (num_bytes / unit + 1) * unit)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace nestling {
 
@@ -246,9 +225,9 @@ void test_no_allocations(Format format, bool is_float16) {
     batch.add(0, position, position + 1);
     batch.add(1, position, position + 1 + position % 20);
     const StepBatch view = batch.view();
-    const int before = num_allocations;
+    const int before = testing::num_allocations();
     model.step(view, cache, logits.data());
-    CHECK(position == 0 || num_allocations == before);
+    CHECK(position == 0 || testing::num_allocations() == before);
   }
 }
 
