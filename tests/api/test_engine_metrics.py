@@ -1,5 +1,7 @@
 """The figures for Prometheus name every figure of the engine."""
 
+import asyncio
+
 import httpx
 import msgspec
 from starlette.types import Message, Scope
@@ -37,3 +39,13 @@ async def test_a_scrape_works_while_the_engine_does_not() -> None:
         raise EngineError("down")
 
     assert (await scrape(Metrics(FakeChat(), down)))["nestling_engine_up"] == 0
+
+
+async def test_an_engine_in_a_long_step_is_not_down() -> None:
+    """512 rows of a prompt take E4B more than 3 s, and its engine answers between steps."""
+
+    async def busy() -> Stats:
+        await asyncio.sleep(3)
+        return await healthy()
+
+    assert (await scrape(Metrics(FakeChat(), busy)))["nestling_engine_up"] == 1
