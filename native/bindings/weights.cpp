@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include "arrays.h"
 #include "modules.h"
@@ -138,6 +139,16 @@ nb::ndarray<nb::numpy, float> unpacked(const Packed& packed) {
   return std::move(out).release();
 }
 
+// OSError in Python, as for any file that cannot be read.
+void map_file(MappedFile* self, int descriptor) {
+  try {
+    new (self) MappedFile(descriptor);
+  } catch (const std::system_error& error) {
+    PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.code().value(), error.what()).ptr());
+    throw nb::python_error();
+  }
+}
+
 template <class Packed>
 std::unique_ptr<Packed> map(const std::shared_ptr<MappedFile>& file, const std::string& format,
                             std::size_t num_rows, std::size_t row_size, std::size_t values,
@@ -186,7 +197,7 @@ void bind_weights(nb::module_& module) {
   module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a);
   module.def("encode_rows", &encode_rows, "values"_a, "dtype"_a, "pool"_a);
   nb::class_<MappedFile>(module, "MappedFile")
-      .def(nb::init<int>(), "descriptor"_a)
+      .def("__init__", &map_file, "descriptor"_a)
       .def_prop_ro("nbytes", &MappedFile::num_bytes);
   module.attr("LAYOUT_VERSION") = kLayoutVersion;
   bind_packed<Matrix>(module, "Matrix");

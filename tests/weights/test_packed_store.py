@@ -21,6 +21,7 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.native_runner import NativeRunner
 from nestling.engine.runner import load_runner
 from nestling.native.threads import ThreadPool
+from nestling.native.weights import MappedFile
 from nestling.weights import packed_file, packed_store
 from nestling.weights.checkpoint import load_checkpoint
 from nestling.weights.mapped_file import model_files
@@ -257,6 +258,15 @@ def test_a_folder_that_cannot_be_made_is_a_warning(
     expected = logits(model, None)
     np.testing.assert_array_equal(logits(model, tmp_path / "file" / "packed"), expected)
     assert caplog.text.count("packed weights are not kept: Not a directory") == 1
+
+
+def test_a_disk_whose_files_cannot_be_mapped_is_a_warning(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = logits(model, None)
+    monkeypatch.setattr(packed_file, "MappedFile", lambda _: MappedFile(-1))
+    np.testing.assert_array_equal(logits(model, folder), expected)
+    assert caplog.text.count("packed weights are not kept: mapped file: ") == 1
 
 
 def test_a_kept_file_is_read_from_a_read_only_folder(
