@@ -257,7 +257,7 @@ void make_cache(KvCache* self, const Model& model, std::size_t block_size,
 }  // namespace
 
 void bind_gemma3n(nb::module_& module) {
-  module.attr("WIDE_LAYERS") = kWideLayers;
+  module.attr("FINE_LAYERS") = kFineLayers;
   nb::class_<Model>(module, "Gemma3n")
       .def("__init__", &make_model, "config"_a, "layers"_a, "weights"_a, nb::kw_only(),
            "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "wide_activations"_a, "pool"_a,

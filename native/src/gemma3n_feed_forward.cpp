@@ -128,7 +128,7 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
     float* const dots = ws_.thread_scratch[thread].data();
     for (std::size_t row = 0; row < num_rows_; ++row) {
       const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + row * padded_in,
-                     is_wide_ ? ws_.dot_low_bytes.data() + row * padded_in : nullptr,
+                     has_wide_dots_ ? ws_.dot_low_bytes.data() + row * padded_in : nullptr,
                      ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups};
       const std::size_t from = marks(row)[chunk];
       const std::size_t count = marks(row)[chunk + 1] - from;

@@ -8,14 +8,25 @@
 
 namespace nestling {
 
+void Gemma3n::Step::choose_rounding(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  const bool may_be_wide = model_.switches_.wide_activations;
+  const Rounding plain = layer < kFineLayers ? Rounding::kFine : Rounding::kCoarse;
+  const Rounding first = may_be_wide && layer < kWideLayers ? Rounding::kWide : plain;
+  has_wide_dots_ = may_be_wide && layer < kFineLayers;
+  ws_.normed.rounding = first;
+  ws_.attended.rounding = first;
+  ws_.laurel_low.rounding = first;
+  ws_.ffn_in.rounding = refines(w) ? Rounding::kCoarse : first;
+  for (Activations* x : {&ws_.ffn_act, &ws_.gate_in, &ws_.gated}) {
+    x->rounding = plain;
+  }
+}
+
 // AltUp's prediction, the heads; keys and values into the cache.
 void Gemma3n::Step::enter(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  is_wide_ = model_.switches_.wide_activations && layer < kWideLayers;
-  ws_.normed.is_wide = is_wide_;
-  ws_.attended.is_wide = is_wide_;
-  ws_.laurel_low.is_wide = is_wide_;
-  ws_.ffn_in.is_wide = is_wide_ && !refines(w);
+  choose_rounding(layer);
   {
     const PartTimer timer(times_.altup);
     for_rows([&](std::size_t row) { enter_row(layer, row); });
@@ -228,10 +239,11 @@ void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
   if (any_quantized({w.gate_proj.get(), w.up_proj.get()})) quantize(ws_.ffn_in, row);
   if (w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()))) {
     const std::size_t groups = ws_.dot_padded / kGroup;
-    kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.dot_padded,
-                          ws_.dot_bytes.data() + row * ws_.dot_padded,
-                          is_wide_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
-                          ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
+    kernels_.quantize_dot(
+        ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.dot_padded,
+        ws_.dot_bytes.data() + row * ws_.dot_padded,
+        has_wide_dots_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
+        ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
   }
 }
 

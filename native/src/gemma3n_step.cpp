@@ -267,6 +267,7 @@ void Gemma3n::Step::keep_logit_rows() {
 void Gemma3n::Step::exit(float* logits) {
   const PartTimer timer(times_.head);
   const float size = static_cast<float>(c_.hidden_size);
+  ws_.last.rounding = w_.layers.size() > kFineLayers ? Rounding::kCoarse : Rounding::kFine;
   for_rows([&](std::size_t row) {
     std::memcpy(ws_.total.row(row), stream(ws_.streams, row, 0), hidden_ * sizeof(float));
   });

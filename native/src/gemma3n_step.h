@@ -66,6 +66,7 @@ class Gemma3n::Step {
   void mix_per_layer_inputs(std::size_t layer_begin, std::size_t layer_end, std::size_t row,
                             std::size_t thread);
   void fill_rope();
+  void choose_rounding(std::size_t layer);
   void enter(std::size_t layer);
   void enter_row(std::size_t layer, std::size_t row);
   void heads_row(std::size_t layer, std::size_t row, std::size_t thread);
@@ -111,7 +112,7 @@ class Gemma3n::Step {
     return streams.row(row) + index * hidden_;
   }
   std::size_t tiles_at_once(std::size_t num_tiles) const;
-  bool refines(const LayerWeights& w) const { return is_wide_ && w.gate_rows != nullptr; }
+  bool refines(const LayerWeights& w) const { return has_wide_dots_ && w.gate_rows != nullptr; }
   // Living neurons of a row in ascending order, and their values.
   std::uint32_t* live_indices(std::size_t row) const {
     return ws_.live_indices.data() + row * (ws_.gate.stride + kTile);
@@ -134,7 +135,7 @@ class Gemma3n::Step {
   const std::size_t hidden_;
   const std::size_t num_streams_;
   std::size_t num_rows_;
-  bool is_wide_ = false;  // the layer's activations
+  bool has_wide_dots_ = false;  // of the layer's neurons
 };
 
 }  // namespace nestling

@@ -58,20 +58,23 @@ struct Activations {
     return {.floats = floats.data() + index * stride,
             .stride = stride,
             .bytes = from.bytes.data() + index * padded_in,
-            .low_bytes = is_wide ? from.low_bytes.data() + index * padded_in : nullptr,
+            .low_bytes =
+                rounding == Rounding::kWide ? from.low_bytes.data() + index * padded_in : nullptr,
             .groups = from.groups.data() + index * (padded_in / kGroup),
             .halves = from.halves.data() + index * (padded_in / kGroup),
             .padded_in = padded_in,
-            .panel_rows = is_alone ? 1 : kPanelRows};
+            .panel_rows = is_alone ? 1 : kPanelRows,
+            .rounding = rounding};
   }
   ByteRows byte_rows(bool is_alone) {
     ByteArrays& to = is_alone ? single : panels;
     return {.bytes = to.bytes.data(),
-            .low_bytes = is_wide ? to.low_bytes.data() : nullptr,
+            .low_bytes = rounding == Rounding::kWide ? to.low_bytes.data() : nullptr,
             .groups = to.groups.data(),
             .halves = to.halves.data(),
             .padded_in = padded_in,
-            .panel_rows = is_alone ? 1 : kPanelRows};
+            .panel_rows = is_alone ? 1 : kPanelRows,
+            .rounding = rounding};
   }
 
   std::size_t size = 0;
@@ -80,7 +83,7 @@ struct Activations {
   Array<float> floats;
   ByteArrays panels;
   ByteArrays single;
-  bool is_wide = false;  // whether the bytes in it have low bytes
+  Rounding rounding = Rounding::kFine;  // of the bytes in it
 };
 
 // Plain float results [row][stride].

@@ -14,7 +14,7 @@ namespace {
 struct Avx2 {
   static constexpr int kMostRows = 4;  // their integer sums take 8 of the 16 registers
   static constexpr int kMostWideRows = 4;
-  static constexpr std::int32_t kByteBias = 0;
+  static constexpr bool kScalesByExponent = false;
 
   struct F32 {
     __m256 low;
@@ -155,6 +155,7 @@ struct Avx2 {
         _mm256_set1_epi32(*reinterpret_cast<const std::int32_t __attribute__((may_alias))*>(x4));
     return {_mm256_add_epi32(sum.low, dot(w.low, x)), _mm256_add_epi32(sum.high, dot(w.high, x))};
   }
+  static I32 signed_start(std::int32_t) { return I32::zero(); }
   static I32 add_dot_signed(I32 sum, Bytes w, const std::int8_t* x4) {
     const __m256i x =
         _mm256_set1_epi32(*reinterpret_cast<const std::int32_t __attribute__((may_alias))*>(x4));

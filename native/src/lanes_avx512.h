@@ -14,7 +14,7 @@ namespace {
 struct Avx512 {
   static constexpr int kMostRows = 12;  // their sums take 24 of the 32 registers
   static constexpr int kMostWideRows = 8;
-  static constexpr std::int32_t kByteBias = 128;  // signed weights are shifted to unsigned ones
+  static constexpr bool kScalesByExponent = true;
 
   struct F32 {
     __m512 v;
@@ -58,6 +58,10 @@ struct Avx512 {
     const auto mask = static_cast<__mmask16>(((1u << end) - 1u) & ~((1u << begin) - 1u));
     return {_mm512_mask_mov_ps(_mm512_set1_ps(otherwise), mask, a.v)};
   }
+  // a * 2^exponent, on ports that do not multiply.
+  static F32 times_power_of(F32 a, float exponent) {
+    return {_mm512_scalef_ps(a.v, _mm512_set1_ps(exponent))};
+  }
   static F32 times_power_of_two(F32 a, F32 shifted) {
     const __m512i exponent = _mm512_slli_epi32(
         _mm512_add_epi32(_mm512_castps_si512(shifted.v), _mm512_set1_epi32(127)), 23);
@@ -88,6 +92,7 @@ struct Avx512 {
     __m512i v;
 
     static Bytes load(const std::uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+    // w + 128, as vpdpbusd wants its first bytes unsigned.
     static Bytes load_signed(const std::int8_t* from) {
       return {_mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8(-128))};
     }
@@ -105,6 +110,9 @@ struct Avx512 {
             : "v"(w.v), "m"(*reinterpret_cast<Four*>(x4)));
     return sum;
   }
+  static I32 signed_start(std::int32_t nibble_bias) {
+    return {_mm512_slli_epi32(_mm512_set1_epi32(nibble_bias), 4)};
+  }
   static I32 add_dot_signed(I32 sum, Bytes w, const std::int8_t* x4) { return add_dot(sum, w, x4); }
   static I32 add_dot_vector(I32 sum, Bytes w, const std::int8_t* x64) {
     return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_loadu_si512(x64))};
@@ -112,8 +120,7 @@ struct Avx512 {
   // Without the bias of the weights, which here would cost more to take back later.
   static I32 add_dot_vector_signed(I32 sum, Bytes w, const std::int8_t* x64) {
     const __m512i x = _mm512_loadu_si512(x64);
-    const __m512i shift =
-        _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(kByteBias - 256), x);
+    const __m512i shift = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), x);
     return {_mm512_sub_epi32(_mm512_dpbusd_epi32(sum.v, w.v, x), shift)};
   }
 

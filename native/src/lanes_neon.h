@@ -17,7 +17,7 @@ namespace {
 struct Neon {
   static constexpr int kMostRows = 4;  // their integer sums take 16 of the 32 registers
   static constexpr int kMostWideRows = 4;
-  static constexpr std::int32_t kByteBias = 0;
+  static constexpr bool kScalesByExponent = false;
 
   struct F32 {
     float32x4_t v[4];
@@ -188,6 +188,7 @@ struct Neon {
     return {{vdotq_lane_s32(sum.v[0], w.v[0], x, 0), vdotq_lane_s32(sum.v[1], w.v[1], x, 0),
              vdotq_lane_s32(sum.v[2], w.v[2], x, 0), vdotq_lane_s32(sum.v[3], w.v[3], x, 0)}};
   }
+  static I32 signed_start(std::int32_t) { return I32::zero(); }
   static I32 add_dot_signed(I32 sum, Bytes w, const std::int8_t* x4) { return add_dot(sum, w, x4); }
   static I32 add_dot_vector(I32 sum, Bytes w, const std::int8_t* x64) {
     const Bytes x = Bytes::load_signed(x64);

@@ -17,9 +17,7 @@ namespace {
 struct Portable {
   static constexpr int kMostRows = 4;  // rows that a linear kernel takes at once
   static constexpr int kMostWideRows = 4;
-  // Signed weight bytes are held as w + kByteBias; add_dot_signed counts that
-  // in, and its callers take it back by the sum of x.
-  static constexpr std::int32_t kByteBias = 0;
+  static constexpr bool kScalesByExponent = false;  // whether there is a fast `times_power_of`
 
   struct F32 {
     using Four = float __attribute__((vector_size(16)));
@@ -189,7 +187,9 @@ struct Portable {
     for (int i = 0; i < 64; ++i) sum.v[i / 4] += w.v[i] * x4[i % 4];
     return sum;
   }
-  // The same for signed bytes from `load_signed`.
+  // The same for signed bytes from `load_signed`. Some variants hold those biased: the sum starts
+  // where `signed_start` says, from -8 times the sum of the x that will be added.
+  static I32 signed_start(std::int32_t) { return I32::zero(); }
   static I32 add_dot_signed(I32 sum, const Bytes& w, const std::int8_t* x4) {
     for (int i = 0; i < 64; ++i) sum.v[i / 4] += static_cast<std::int8_t>(w.v[i]) * x4[i % 4];
     return sum;

@@ -4,6 +4,8 @@
 // whose integer sums are exact), in its own lane.
 #pragma once
 
+#include <bit>
+
 #include "step_kernels.h"
 
 namespace nestling {
@@ -14,8 +16,19 @@ namespace {
 constexpr std::size_t kGroupsAtOnce = 128;
 constexpr std::size_t kPrefetchBytes = 4096;
 
+// A sum of bytes times the scale of its activations. Where that is a power of two both ways give
+// the same bits.
+template <class V, Rounding kRounding>
+inline typename V::F32 scaled(const typename V::I32& dot, const GroupScale& group) {
+  if constexpr (kRounding == Rounding::kCoarse) {
+    return V::times_power_of(dot.to_float(), group.exponent);
+  } else {
+    return dot.to_float() * V::F32::all(group.scale);
+  }
+}
+
 // `next`: the weights that are read after these.
-template <class V, int kRows, int kPanel, bool kNibbles, bool kHasMin, bool kWide>
+template <class V, int kRows, int kPanel, bool kNibbles, bool kHasMin, Rounding kRounding>
 inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                            std::size_t group_begin, std::size_t group_end, float* out,
                            std::size_t out_stride, const std::uint8_t* next) {
@@ -24,6 +37,7 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
   using Bytes = typename V::Bytes;
   constexpr int kPanels = (kRows + kPanel - 1) / kPanel;
   constexpr int kLines = kNibbles ? 4 : 8;
+  constexpr bool kWide = kRounding == Rounding::kWide;
   constexpr std::size_t kGroupsAhead = kPrefetchBytes / (kLines * 64);
   const std::size_t first = tile * weight.num_groups() + group_begin;
   const std::uint8_t* line = weight.values<std::uint8_t>() + first * kLines * 64;
@@ -56,7 +70,7 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
     for (int r = 0; r < kRows; ++r) {
       const GroupScale& group = groups[r / kPanel][r % kPanel];
       const I32 start = kNibbles ? (kHasMin ? I32::zero() : I32::all(group.nibble_bias))
-                                 : I32::all(group.byte_bias);
+                                 : V::signed_start(group.nibble_bias);
       dots[r] = kWide ? I32::zero() : start;
       low_dots[r] = start;
     }
@@ -93,7 +107,7 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
     for (int r = 0; r < kRows; ++r) {
       const GroupScale& group = groups[r / kPanel][r % kPanel];
       const I32 dot = kWide ? dots[r].times(kWideStep) + low_dots[r] : dots[r];
-      sums[r] = V::fma(dot.to_float(), scale * F32::all(group.scale), sums[r]);
+      sums[r] = V::fma(scaled<V, kRounding>(dot, group), scale, sums[r]);
       if constexpr (kHasMin) {
         sums[r] = V::fma(F32::load_float16(mins), F32::all(group.scaled_sum), sums[r]);
       }
@@ -111,9 +125,8 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
   for (int r = 0; r < kRows; ++r) sums[r].store(out + static_cast<std::size_t>(r) * out_stride);
 }
 
-// The same for codes of 6 bits. A group's halves have scales of their own; what scales multiply is
-// exact in float32: at most 16 * 32 * 127 for bytes, below 2^24 for wide activations.
-template <class V, int kRows, int kPanel, bool kWide>
+// The same for codes of 6 bits. A group's halves have scales of their own.
+template <class V, int kRows, int kPanel, Rounding kRounding>
 inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                          std::size_t group_begin, std::size_t group_end, float* out,
                          std::size_t out_stride) {
@@ -122,6 +135,7 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
   using Bytes = typename V::Bytes;
   constexpr int kPanels = (kRows + kPanel - 1) / kPanel;
   constexpr std::size_t kBlockGroups = kSixBitBlock / kGroup;
+  constexpr bool kWide = kRounding == Rounding::kWide;
   static_assert(kGroupsAtOnce % kBlockGroups == 0);
   const std::size_t first = (tile * weight.num_groups() + group_begin) / kBlockGroups;
   const std::uint8_t* line = weight.values<std::uint8_t>() + first * kSixBitBlockBytes;
@@ -156,7 +170,6 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
     scales += kTile;
     for (std::size_t g = 0; g < kBlockGroups; ++g) {
       for (int j = 0; j < 6; ++j) V::prefetch(line + kPrefetchBytes + 64 * j);
-      F32 parts[kRows];
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const Bytes nibbles[2] = {Bytes::load(line), Bytes::load(line + 64)};
@@ -185,14 +198,11 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const I32 dot = kWide ? dots[r].times(kWideStep) + low_dots[r] : dots[r];
-          parts[r] = h == 0 ? dot.to_float() * scale : V::fma(dot.to_float(), scale, parts[r]);
+          const GroupScale& group = groups[r / kPanel][r % kPanel];
+          sums[r] = V::fma(scaled<V, kRounding>(dot, group), scale, sums[r]);
         }
         line += 3 * 64;
         factors += kTile;
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        sums[r] = V::fma(parts[r], F32::all(groups[r / kPanel][r % kPanel].scale), sums[r]);
       }
       for (int p = 0; p < kPanels; ++p) {
         bytes[p] += kGroup * kPanel;
@@ -247,23 +257,23 @@ inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, st
 }
 
 // Rows [row, row + num_rows) of one tile, num_rows <= kMost.
-template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, bool kWide>
+template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_rows(const ProductTask& task, std::size_t tile, std::size_t row,
                            std::size_t num_rows, std::size_t group_begin, std::size_t group_end,
                            const std::uint8_t* next) {
   if (num_rows == kMost) {
     float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
     if constexpr (kFormat == Format::kQ6) {
-      return six_bit_tile<V, kMost, kPanel, kWide>(*task.weight, task.x, tile, row, group_begin,
-                                                   group_end, out, task.out_stride);
+      return six_bit_tile<V, kMost, kPanel, kRounding>(*task.weight, task.x, tile, row, group_begin,
+                                                       group_end, out, task.out_stride);
     } else {
-      return quantized_tile<V, kMost, kPanel, kFormat == Format::kQ4, kHasMin, kWide>(
+      return quantized_tile<V, kMost, kPanel, kFormat == Format::kQ4, kHasMin, kRounding>(
           *task.weight, task.x, tile, row, group_begin, group_end, out, task.out_stride, next);
     }
   }
   if constexpr (kMost > 1) {
-    quantized_rows<V, kMost - 1, kPanel, kFormat, kHasMin, kWide>(task, tile, row, num_rows,
-                                                                  group_begin, group_end, next);
+    quantized_rows<V, kMost - 1, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, num_rows,
+                                                                      group_begin, group_end, next);
   }
 }
 
@@ -280,7 +290,7 @@ inline std::size_t rows_at_once(std::size_t rest) {
 // stay there while the tiles go by.
 constexpr std::size_t kFewRows = 24;
 
-template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, bool kWide>
+template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_linear(const ProductTask& task) {
   constexpr std::size_t kGroupBytes = kFormat == Format::kQ4 ? 256 : 512;
   const std::size_t num_groups = task.weight->num_groups();
@@ -299,34 +309,44 @@ inline void quantized_linear(const ProductTask& task) {
     for (std::size_t tile = task.tile_begin; tiles_first && tile < task.tile_end; ++tile) {
       for (std::size_t row = 0; row < task.num_rows;) {
         const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
-        quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kWide>(task, tile, row, rows, begin, end,
-                                                                  next(tile));
+        quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, rows, begin,
+                                                                      end, next(tile));
         row += rows;
       }
     }
     for (std::size_t row = 0; !tiles_first && row < task.num_rows;) {
       const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
       for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
-        quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kWide>(task, tile, row, rows, begin, end,
-                                                                  next(tile));
+        quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, rows, begin,
+                                                                      end, next(tile));
       }
       row += rows;
     }
   }
 }
 
-template <class V, Format kFormat, bool kHasMin, bool kWide>
+template <class V, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_linear(const ProductTask& task) {
-  // The sums of a group's halves take as many registers as wide ones.
+  constexpr bool kWide = kRounding == Rounding::kWide;
+  // Unpacking codes of 6 bits takes registers, as second sums do.
   constexpr int kMost = kWide || kFormat == Format::kQ6 ? V::kMostWideRows : V::kMostRows;
-  if (task.x.panel_rows == 1) return quantized_linear<V, 1, 1, kFormat, kHasMin, kWide>(task);
-  quantized_linear<V, kMost, kPanelRows, kFormat, kHasMin, kWide>(task);
+  if (task.x.panel_rows == 1) return quantized_linear<V, 1, 1, kFormat, kHasMin, kRounding>(task);
+  quantized_linear<V, kMost, kPanelRows, kFormat, kHasMin, kRounding>(task);
 }
 
 template <class V, Format kFormat, bool kHasMin>
 inline void quantized_linear(const ProductTask& task) {
-  if (task.x.low_bytes != nullptr) return quantized_linear<V, kFormat, kHasMin, true>(task);
-  quantized_linear<V, kFormat, kHasMin, false>(task);
+  switch (task.x.rounding) {
+    case Rounding::kCoarse:
+      if constexpr (V::kScalesByExponent) {
+        return quantized_linear<V, kFormat, kHasMin, Rounding::kCoarse>(task);
+      }
+      [[fallthrough]];
+    case Rounding::kFine:
+      return quantized_linear<V, kFormat, kHasMin, Rounding::kFine>(task);
+    case Rounding::kWide:
+      return quantized_linear<V, kFormat, kHasMin, Rounding::kWide>(task);
+  }
 }
 
 template <class V, int kMost, class Weight>
@@ -379,32 +399,46 @@ struct QuantizedGroup {
   HalfBiases halves;
 };
 
-// Bytes of one group and its numbers: x is rounded to 127 steps of its largest magnitude, and what
-// is left to 127 further ones in `low` unless that is null.
+// The least power of two that is not below x, and its log2; of what is neither zero nor a normal
+// number nothing useful, but always the same.
+struct PowerOfTwo {
+  float value;
+  float exponent;
+};
+inline PowerOfTwo power_not_below(float x) {
+  const std::uint32_t bits = (std::bit_cast<std::uint32_t>(x) + 0x7fffffu) & 0x7f800000u;
+  return {std::bit_cast<float>(bits),
+          static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 127)};
+}
+
+// Bytes of one group and its numbers; low bytes only of wide ones.
 template <class V>
-inline QuantizedGroup quantize_group(const float* x, std::int8_t* bytes, std::int8_t* low) {
+inline QuantizedGroup quantize_group(const float* x, Rounding rounding, std::int8_t* bytes,
+                                     std::int8_t* low) {
   using F32 = typename V::F32;
   const F32 halves[2] = {F32::load(x), F32::load(x + 16)};
   const float largest = V::max(V::abs(halves[0]), V::abs(halves[1])).largest();
-  const F32 inverse = F32::all(largest >= kLeastMagnitude ? 127.0f / largest : 0.0f);
+  PowerOfTwo scale{largest / 127.0f, 0.0f};
+  if (rounding == Rounding::kCoarse) scale = power_not_below(scale.value);
+  const float steps_of_one = rounding == Rounding::kCoarse ? 1.0f / scale.value : 127.0f / largest;
+  const F32 inverse = F32::all(largest >= kLeastMagnitude ? steps_of_one : 0.0f);
   // Bytes are read again as they were stored, 16 at once, or the load would wait for the store.
   const auto to_float = [](const std::int8_t* from) {
     return V::I32::widen_signed_bytes(from).to_float();
   };
-  float scale = largest / 127.0f;
-  if (low != nullptr) scale /= static_cast<float>(kWideStep);
+  if (rounding == Rounding::kWide) scale.value /= static_cast<float>(kWideStep);
   std::int32_t sums[2];
   for (std::size_t i = 0; i < 2; ++i) {
     const F32 steps = halves[i] * inverse;
     V::store_bytes(steps, bytes + 16 * i);
     const F32 rounded = to_float(bytes + 16 * i);
     sums[i] = static_cast<std::int32_t>(rounded.total());
-    if (low == nullptr) continue;
+    if (rounding != Rounding::kWide) continue;
     V::store_bytes((steps - rounded) * F32::all(static_cast<float>(kWideStep)), low + 16 * i);
     sums[i] = sums[i] * kWideStep + static_cast<std::int32_t>(to_float(low + 16 * i).total());
   }
   const std::int32_t sum = sums[0] + sums[1];
-  return {{scale, scale * static_cast<float>(sum), -8 * sum, -V::kByteBias * sum},
+  return {{scale.value, scale.exponent, scale.value * static_cast<float>(sum), -8 * sum},
           {{-32 * sums[0], -32 * sums[1]}}};
 }
 
@@ -418,14 +452,13 @@ void quantize_kernel(const float* x, std::size_t size, std::size_t row, const By
   for (std::size_t g = 0; g * kGroup < size; ++g) {
     alignas(64) std::int8_t group[kGroup];
     alignas(64) std::int8_t low[kGroup];
-    const QuantizedGroup quantized =
-        quantize_group<V>(x + g * kGroup, group, to.low_bytes != nullptr ? low : nullptr);
+    const QuantizedGroup quantized = quantize_group<V>(x + g * kGroup, to.rounding, group, low);
     to.groups[first_group + g * panel_rows] = quantized.scale;
     to.halves[first_group + g * panel_rows] = quantized.halves;
     for (std::size_t k = 0; k < kGroup; k += 4) {
       const std::size_t at = first + (g * kGroup + k) * panel_rows;
       __builtin_memcpy(to.bytes + at, group + k, 4);
-      if (to.low_bytes != nullptr) __builtin_memcpy(to.low_bytes + at, low + k, 4);
+      if (to.rounding == Rounding::kWide) __builtin_memcpy(to.low_bytes + at, low + k, 4);
     }
   }
 }
@@ -434,14 +467,14 @@ template <class V>
 void quantize_dot_kernel(const float* x, std::size_t size, std::size_t padded_in,
                          std::int8_t* bytes, std::int8_t* low_bytes, float* scales,
                          float* scaled_sums) {
+  const Rounding rounding = low_bytes != nullptr ? Rounding::kWide : Rounding::kFine;
   for (std::size_t g = 0; g < padded_in / kGroup; ++g) {
     alignas(64) std::int8_t group[kGroup] = {};
     alignas(64) std::int8_t low[kGroup] = {};
     scales[g] = 0.0f;
     scaled_sums[g] = 0.0f;
     if (g * kGroup < size) {
-      const GroupScale scale =
-          quantize_group<V>(x + g * kGroup, group, low_bytes != nullptr ? low : nullptr).scale;
+      const GroupScale scale = quantize_group<V>(x + g * kGroup, rounding, group, low).scale;
       scales[g] = scale.scale;
       scaled_sums[g] = scale.scaled_sum;
     }

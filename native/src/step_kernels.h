@@ -18,18 +18,20 @@ namespace nestling {
 // that it takes a quarter of the cache lines.
 constexpr std::size_t kPanelRows = 4;
 
-// Activations are rounded to bytes in groups of 32: x = scale * byte. Where that would cost too
-// much (see kWideLayers in gemma3n.h) they are wide: x = scale * (kWideStep * byte + low
-// byte), as good as 16 bits, at twice the multiplications.
+// How activations become bytes, in groups of 32; gemma3n.h says where.
+//   coarse: x = scale * byte, the scale a power of two, so that some processors need not multiply
+//   fine: x = scale * byte, the largest magnitude being 127 steps
+//   wide: x = scale * (kWideStep * byte + low byte), as good as 16 bits, for twice the products
+enum class Rounding { kCoarse, kFine, kWide };
 constexpr std::int32_t kWideStep = 254;
 
 // What a group of one row needs beside its bytes; `sum` is that of the integers that scale
 // multiplies.
 struct GroupScale {
   float scale;
+  float exponent;            // log2 of a coarse scale
   float scaled_sum;          // scale * sum
   std::int32_t nibble_bias;  // -8 * sum: where the sum of nibbles starts
-  std::int32_t byte_bias;    // -V::kByteBias * sum
 };
 
 // Where the sums of codes of 6 bits start: -32 * the sum of each 16 of the group's integers. Apart
@@ -46,6 +48,7 @@ struct ByteRows {
   HalfBiases* halves;      // likewise
   std::size_t padded_in;
   std::size_t panel_rows;  // kPanelRows or 1
+  Rounding rounding;
 
   // The same rows from that group of inputs on.
   ByteRows from_group(std::size_t group) const {
@@ -55,7 +58,8 @@ struct ByteRows {
             groups + skipped,
             halves + skipped,
             padded_in,
-            panel_rows};
+            panel_rows,
+            rounding};
   }
 };
 
@@ -69,6 +73,7 @@ struct Rows {
   const HalfBiases* halves = nullptr;      // likewise
   std::size_t padded_in = 0;               // multiple of 128
   std::size_t panel_rows = kPanelRows;     // 1 if there is but one row
+  Rounding rounding = Rounding::kFine;
 
   std::size_t num_groups() const { return padded_in / kGroup; }
 };

@@ -1,5 +1,5 @@
 // Portable's lanes with fused multiply-add: slow on any machine, and what the fast variants must
-// equal to the bit. kBias is the variant's kByteBias.
+// equal to the bit.
 #pragma once
 
 #include <cmath>
@@ -10,10 +10,7 @@ namespace nestling {
 
 namespace {
 
-template <int kBias>
 struct Fused : Portable {
-  static constexpr std::int32_t kByteBias = kBias;
-
   static F32 fma(const F32& a, const F32& b, const F32& c) {
     F32 result;
     for (int i = 0; i < 16; ++i) {
@@ -21,13 +18,6 @@ struct Fused : Portable {
     }
     return result;
   }
-  static I32 add_dot_signed(I32 sum, const Bytes& w, const std::int8_t* x4) {
-    for (int i = 0; i < 64; ++i) sum.v[i / 4] += biased(w.v[i]) * x4[i % 4];
-    return sum;
-  }
-
- private:
-  static std::int32_t biased(std::uint8_t w) { return static_cast<std::int8_t>(w) + kBias; }
 };
 
 }  // namespace

@@ -48,8 +48,8 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
   const auto* signed_from = reinterpret_cast<const std::int8_t*>(in.w);
   const Bytes signed_w = Bytes::load_signed(signed_from);
   const I32 wide = I32::widen_bytes(in.w);
-  std::int32_t bias = 0;  // what a kernel takes back
-  for (int i = 0; i < 4; ++i) bias -= V::kByteBias * in.x[i];
+  std::int32_t nibble_bias = 0;
+  for (int i = 0; i < 4; ++i) nibble_bias -= 8 * in.x[i];
   std::int8_t same[64];  // for add_dot_vector_signed: the same four again and again
   for (int i = 0; i < 64; ++i) same[i] = in.x[i % 4];
   const auto* other = reinterpret_cast<const std::uint8_t*>(in.x);
@@ -78,7 +78,7 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
       wide.high_nibbles().to_float(),
       V::add_dot(I32::all(5), w.low_nibbles(), in.x).to_float(),
       V::add_dot(I32::zero(), w.high_nibbles(), in.x + 60).to_float(),
-      V::add_dot_signed(I32::all(bias), signed_w, in.x).to_float(),
+      V::add_dot_signed(V::signed_start(nibble_bias), signed_w, in.x).to_float(),
       V::add_dot_vector(I32::all(-3), w.high_nibbles(), in.x).to_float(),
       V::add_dot_vector_signed(I32::all(-3), signed_w, same).to_float(),
       V::add_dot(I32::zero(), codes[0], in.x).to_float(),

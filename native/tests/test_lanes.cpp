@@ -51,7 +51,7 @@ void test_lanes(void (*lanes)(const LaneInputs&, LaneResults&)) {
     LaneResults got{};
     LaneResults expected{};
     lanes(in, got);
-    lane_results<Fused<0>>(in, expected);
+    lane_results<Fused>(in, expected);
     for (int operation = 0; operation < kNumOperations; ++operation) {
       for (int i = 0; i < 16; ++i) {
         const bool is_same = same_bits(got.floats[operation][i], expected.floats[operation][i]);

@@ -27,8 +27,7 @@ namespace nestling {
 namespace {
 
 constexpr StepKernels kUnfused = step_table<Portable>();
-constexpr StepKernels kFused = step_table<Fused<0>>();
-constexpr StepKernels kFusedBiased = step_table<Fused<128>>();
+constexpr StepKernels kFused = step_table<Fused>();
 
 // What a test runs: the variant, what it equals to the bit, and what only rounds otherwise.
 struct Tables {
@@ -39,8 +38,7 @@ struct Tables {
 
 Tables tables_of(Variant variant) {
   if (variant == Variant::kPortable) return {step_kernels(variant), kUnfused, kFused};
-  const StepKernels& exact = variant == Variant::kAvx512 ? kFusedBiased : kFused;
-  return {step_kernels(variant), exact, kUnfused};
+  return {step_kernels(variant), kFused, kUnfused};
 }
 
 std::size_t round_up(std::size_t x, std::size_t unit) { return (x + unit - 1) / unit * unit; }
@@ -133,9 +131,6 @@ std::size_t fitting(StoredType type, std::size_t size) {
 
 // ---- products ----
 
-// Whether rows have low bytes.
-enum class Width { kBytes, kWide };
-
 struct QuantizedRows {
   std::vector<std::int8_t> bytes;
   std::vector<std::int8_t> low_bytes;  // empty unless wide
@@ -147,12 +142,13 @@ struct QuantizedRows {
 
 // Of x [num_rows][padded].
 QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, std::size_t size,
-                        std::size_t padded, Width width, std::size_t panel_rows = kPanelRows) {
+                        std::size_t padded, Rounding rounding,
+                        std::size_t panel_rows = kPanelRows) {
   const std::size_t num_rows = x.size() / padded;
   const std::size_t num_bytes = round_up(num_rows, panel_rows) * padded;
   QuantizedRows rows;
   rows.bytes.resize(num_bytes);
-  rows.low_bytes.resize(width == Width::kWide ? num_bytes : 0);
+  rows.low_bytes.resize(rounding == Rounding::kWide ? num_bytes : 0);
   rows.groups.resize(num_bytes / kGroup);
   rows.halves.resize(num_bytes / kGroup);
   for (std::size_t row = 0; row < num_rows; ++row) {
@@ -162,15 +158,16 @@ QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, s
                     .groups = rows.groups.data(),
                     .halves = rows.halves.data(),
                     .padded_in = padded,
-                    .panel_rows = panel_rows});
+                    .panel_rows = panel_rows,
+                    .rounding = rounding});
   }
   return rows;
 }
 
-bool same(const QuantizedRows& a, const QuantizedRows& b, bool has_same_bias) {
-  const auto is_same = [&](const GroupScale& x, const GroupScale& y) {
-    return same_bits(x.scale, y.scale) && same_bits(x.scaled_sum, y.scaled_sum) &&
-           x.nibble_bias == y.nibble_bias && (!has_same_bias || x.byte_bias == y.byte_bias);
+bool same(const QuantizedRows& a, const QuantizedRows& b) {
+  const auto is_same = [](const GroupScale& x, const GroupScale& y) {
+    return same_bits(x.scale, y.scale) && same_bits(x.exponent, y.exponent) &&
+           same_bits(x.scaled_sum, y.scaled_sum) && x.nibble_bias == y.nibble_bias;
   };
   const auto is_same_half = [](const HalfBiases& x, const HalfBiases& y) {
     return x.of[0] == y.of[0] && x.of[1] == y.of[1];
@@ -198,21 +195,21 @@ struct Shape {
 };
 
 void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numbers numbers,
-                 Width width) {
+                 Rounding rounding) {
   ThreadPool pool(1);
   const std::size_t size = fitting(type, shape.in);
   const std::size_t padded = round_up(size, 128);
   const auto weight = Weights(type, shape.out, size, numbers).packed<Matrix>(pool);
   const std::vector<float> x = padded_rows(shape.num_rows, size, padded, numbers);
   const auto rows_of = [&](const StepKernels& table) {
-    return quantized(table, x, size, padded, width);
+    return quantized(table, x, size, padded, rounding);
   };
-  CHECK(same(rows_of(tables.variant), rows_of(tables.exact), true));
-  CHECK(same(rows_of(tables.variant), rows_of(tables.otherwise), false));
+  CHECK(same(rows_of(tables.variant), rows_of(tables.exact)));
+  CHECK(same(rows_of(tables.variant), rows_of(tables.otherwise)));
   const std::size_t stride = weight.num_tiles() * kTile + 16;
   for (const std::size_t first_tile : {std::size_t{0}, weight.num_tiles() / 2}) {
     const auto product = [&](const StepKernels& table, std::size_t panel_rows) {
-      QuantizedRows rows = quantized(table, x, size, padded, width, panel_rows);
+      QuantizedRows rows = quantized(table, x, size, padded, rounding, panel_rows);
       std::vector<float> result(shape.num_rows * stride, 7.0f);  // what is not of the tiles stays
       table.linear({.weight = &weight,
                     .x = {.floats = x.data(),
@@ -222,7 +219,8 @@ void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numb
                           .groups = rows.groups.data(),
                           .halves = rows.halves.data(),
                           .padded_in = padded,
-                          .panel_rows = panel_rows},
+                          .panel_rows = panel_rows,
+                          .rounding = rounding},
                     .num_rows = shape.num_rows,
                     .tile_begin = first_tile,
                     .tile_end = weight.num_tiles(),
@@ -236,19 +234,19 @@ void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numb
   }
 }
 
-void test_products(const Tables& tables, StoredType type, Numbers numbers, Width width) {
+void test_products(const Tables& tables, StoredType type, Numbers numbers, Rounding rounding) {
   for (const std::size_t in : {1u, 33u, 200u}) {
     for (const std::size_t num_rows : {1u, 2u, 3u, 4u, 5u, 7u, 11u, 13u}) {
-      test_linear(tables, type, {in, in + 15, num_rows}, numbers, width);
+      test_linear(tables, type, {in, in + 15, num_rows}, numbers, rounding);
     }
   }
   for (const std::size_t num_rows : {1u, 2u}) {
-    test_linear(tables, type, {4200, 16, num_rows}, numbers, width);
+    test_linear(tables, type, {4200, 16, num_rows}, numbers, rounding);
   }
-  test_linear(tables, type, {4160, 33, 26}, numbers, width);
+  test_linear(tables, type, {4160, 33, 26}, numbers, rounding);
 }
 
-void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width width) {
+void test_dots(const Tables& tables, StoredType type, Numbers numbers, Rounding rounding) {
   ThreadPool pool(1);
   for (const std::size_t in : {1u, 33u, 100u, 700u}) {
     const std::size_t size = fitting(type, in);
@@ -260,7 +258,7 @@ void test_dots(const Tables& tables, StoredType type, Numbers numbers, Width wid
       std::vector<std::int8_t> low(padded, 99);
       std::vector<float> scales(padded / kGroup, kNaN);
       std::vector<float> sums(padded / kGroup, kNaN);
-      std::int8_t* const low_bytes = width == Width::kWide ? low.data() : nullptr;
+      std::int8_t* const low_bytes = rounding == Rounding::kWide ? low.data() : nullptr;
       table.quantize_dot(x.data(), size, padded, bytes.data(), low_bytes, scales.data(),
                          sums.data());
       const DotRow row{.floats = x.data(),
@@ -464,9 +462,9 @@ void test_variant(Variant variant) {
   const Tables tables = tables_of(variant);
   for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
     for (const StoredType type : kTypes) {
-      for (const Width width : {Width::kBytes, Width::kWide}) {
-        test_products(tables, type, numbers, width);
-        test_dots(tables, type, numbers, width);
+      for (const Rounding rounding : {Rounding::kCoarse, Rounding::kFine, Rounding::kWide}) {
+        test_products(tables, type, numbers, rounding);
+        test_dots(tables, type, numbers, rounding);
       }
       for (const std::size_t out : {1u, 32u, 100u, 290u}) test_columns(tables, type, out, numbers);
     }

@@ -12,7 +12,7 @@ from nestling.model.batch import ForwardBatch
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import NumpyKernels
 from nestling.model.tensors import TensorSource
-from nestling.native.gemma3n import WIDE_LAYERS, Gemma3n, KvCache
+from nestling.native.gemma3n import FINE_LAYERS, Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
@@ -132,7 +132,7 @@ def gates_packed_twice(source: TensorSource, **how: Any) -> set[str]:
 
 def test_quantised_gates_of_wide_sparse_layers_are_packed_twice() -> None:
     stored_as = {dtype: stored_model(TINY, 2, (dtype,)) for dtype in ("Q4_0", "BF16", "Q6_K")}
-    sparse = [i for i in range(WIDE_LAYERS) if TINY.activation_std_multiplier(i) is not None]
+    sparse = [i for i in range(FINE_LAYERS) if TINY.activation_std_multiplier(i) is not None]
     expected = {f"layers.{i}.mlp.gate_rows.weight" for i in sparse}
     assert expected
     assert gates_packed_twice(stored_as["Q4_0"]) == expected

@@ -41,7 +41,7 @@ constexpr bool is_quantized(Format format) {
 Format natural_format(StoredType type);
 
 // Raised whenever packing puts other bytes into memory than before: packed files hold those bytes.
-inline constexpr int kLayoutVersion = 3;
+inline constexpr int kLayoutVersion = 4;
 
 // Where the planes of packed weights begin in a mapped file.
 struct PlaneOffsets {

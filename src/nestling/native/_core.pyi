@@ -11,7 +11,7 @@ _Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 
 LAYOUT_VERSION: int
-WIDE_LAYERS: int
+FINE_LAYERS: int
 
 MAX_THREADS: int
 

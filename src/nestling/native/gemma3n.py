@@ -10,7 +10,7 @@ from nestling.native import _core
 from nestling.native.threads import ThreadPool
 
 Int32 = NDArray[np.int32]
-WIDE_LAYERS: int = _core.WIDE_LAYERS
+FINE_LAYERS: int = _core.FINE_LAYERS
 """Layers, from the first, whose activations are 16 bits rather than 8 (ADR 0007)."""
 OnLayer = Callable[[int, NDArray[np.float32]], None]
 """Called after each layer with its index and the streams [num_rows, altup_num_inputs, hidden]."""
