@@ -144,65 +144,18 @@ void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, std::size_t t
 // Attention and LAuReL, back into the residual; the input of the feed-forward.
 void Gemma3n::Step::attend(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  const LayerConfig& config = model_.layers_[layer];
   const std::size_t head = padded(c_.head_dim);
-  const std::size_t num_queries = c_.num_attention_heads / c_.num_key_value_heads;
-  const std::size_t block_size = cache_.config_.block_size;
-  const KvCache::Pool& pool = cache_.pools_[config.is_sliding ? 1 : 0];
   const bool is_padded = head != c_.head_dim;
-  Outputs& out_heads = ws_.attended_heads;
   {
     const PartTimer timer(times_.attention);
-    ws_.attention_tiles.clear();
-    for (std::size_t row = 0; row < num_rows_;) {
-      std::size_t end = row + 1;
-      while (end < num_rows_ && end - row < ws_.attention_rows &&
-             ws_.row_sequence[end] == ws_.row_sequence[row] &&
-             ws_.row_position[end] == ws_.row_position[end - 1] + 1) {
-        ++end;
-      }
-      ws_.attention_tiles.push_back(row);
-      row = end;
-    }
-    const std::size_t num_tiles = ws_.attention_tiles.size();
-    ws_.attention_tiles.push_back(num_rows_);
-    AttentionTask task{};
-    task.q_stride = ws_.queries.stride;
-    task.out_stride = is_padded ? out_heads.stride : ws_.attended.stride;
-    task.num_queries = num_queries;
-    task.head_stride = head;
-    task.num_kv_heads = c_.num_key_value_heads;
-    task.window = config.is_sliding ? static_cast<std::int64_t>(c_.sliding_window) : 0;
-    task.cache.is_float16 = cache_.config_.is_float16;
-    task.cache.block_stride = pool.block_elements;
-    task.cache.group_stride = cache_.group_elements_;
-    task.cache.groups_per_block = block_size / kTile;
-    task.cache.base = pool.data.as<std::byte>() +
-                      cache_.layer_offset_[config.kv_source_layer] * cache_.element_bytes();
-    const auto& table = config.is_sliding ? batch_.sliding_block_table : batch_.full_block_table;
-    const std::size_t num_tasks = num_tiles * c_.num_key_value_heads;
-    pool_.parallel_for(num_tasks, 1, [&](std::size_t begin, std::size_t end, std::size_t thread) {
-      for (std::size_t i = begin; i < end; ++i) {
-        const std::size_t row = ws_.attention_tiles[i / c_.num_key_value_heads];
-        AttentionTask piece = task;
-        piece.kv_head = i % c_.num_key_value_heads;
-        const std::size_t offset = piece.kv_head * num_queries * head;
-        piece.num_rows = ws_.attention_tiles[i / c_.num_key_value_heads + 1] - row;
-        piece.q = ws_.queries.row(row) + offset;
-        piece.out = (is_padded ? out_heads.row(row) : ws_.attended.row(row)) + offset;
-        piece.first_position = ws_.row_position[row];
-        piece.block_table = table.data() + ws_.row_sequence[row] * batch_.blocks_per_sequence;
-        piece.scratch = ws_.thread_scratch[thread].data();
-        kernels_.attention(piece);
-      }
-    });
+    attention(layer);
   }
   const PartTimer timer(times_.projections);
   const bool is_quantized_out = is_quantized(w.o_proj->format());
   for_rows([&](std::size_t row) {
     if (is_padded) {
       for (std::size_t i = 0; i < c_.num_attention_heads; ++i) {
-        std::memcpy(ws_.attended.row(row) + i * c_.head_dim, out_heads.row(row) + i * head,
+        std::memcpy(ws_.attended.row(row) + i * c_.head_dim, ws_.attended_heads.row(row) + i * head,
                     c_.head_dim * sizeof(float));
       }
     }

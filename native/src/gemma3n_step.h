@@ -73,6 +73,9 @@ class Gemma3n::Step {
   void store_keys(std::size_t layer, std::size_t row, std::size_t thread, bool are_values);
   void keep_logit_rows();
   void attend(std::size_t layer);
+  void attention(std::size_t layer);
+  void tile_attention(std::size_t layer);
+  void cut_attention();
   void mix_row(std::size_t layer, std::size_t row);
   void feed_forward(std::size_t layer);
   void dense_feed_forward(const LayerWeights& w);
@@ -110,6 +113,10 @@ class Gemma3n::Step {
   }
   float* stream(Outputs& streams, std::size_t row, std::size_t index) const {
     return streams.row(row) + index * hidden_;
+  }
+  // Positions that a row sees; 0: all.
+  std::size_t window_of(std::size_t layer) const {
+    return model_.layers_[layer].is_sliding ? c_.sliding_window : 0;
   }
   std::size_t tiles_at_once(std::size_t num_tiles) const;
   bool refines(const LayerWeights& w) const { return has_wide_dots_ && w.gate_rows != nullptr; }

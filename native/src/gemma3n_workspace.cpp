@@ -81,7 +81,7 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   const std::size_t num_vectors = attention_rows * num_queries;
   const std::size_t kv_size = c.num_key_value_heads * head;
   const std::size_t scratch =
-      std::max({attention_scratch(num_vectors, head, max_model_len),
+      std::max({attention_scratch(num_vectors, head),
                 2 * kFeedForwardRows * kHeadTiles * kTile, kChunk * kDecodedWidth, kv_size,
                 padded(per_layer_size) + layers.size() * per_layer_size});
   for (std::size_t i = 0; i < num_threads; ++i) {
@@ -92,13 +92,10 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   row_position.resize(rows);
   row_sequence.resize(rows);
   source_row.resize(rows);
-  attention_tiles.reserve(rows + 1);
+  most_attention_parts =
+      std::min(rows, kSplitRows) * num_heads * ((max_model_len - 1) / kAttentionChunk + 1);
+  attention_parts = Array<float>(most_attention_parts * attention_part_size(head));
   is_logit_row.resize(rows);
-}
-
-std::size_t attention_scratch(std::size_t num_vectors, std::size_t head_stride,
-                              std::size_t num_keys) {
-  return num_vectors * ((num_keys + kTile - 1) / kTile + 1) * kTile + num_vectors * head_stride;
 }
 
 }  // namespace nestling

@@ -106,6 +106,22 @@ constexpr std::size_t kHeadTiles = 16;     // of logits
 constexpr std::size_t kChunk = 256;        // neurons whose rows of up_proj stay in the L2 cache
 constexpr std::size_t kDecodedWidth = 64;  // outputs of a chunk that stay there in float32
 
+constexpr std::size_t kSplitRows = 16;  // whose attention may be in parts for the whole context
+
+// Neighbouring rows of a sequence and the query heads of one kv head, and the chunks of positions
+// to compute for them.
+struct AttentionPiece {
+  std::size_t num_chunks() const { return chunk_end - chunk_begin; }
+  std::size_t work() const { return num_chunks() * num_rows; }
+
+  std::size_t row;
+  std::size_t num_rows;
+  std::size_t kv_head;
+  std::size_t chunk_begin;
+  std::size_t chunk_end;
+  float* parts = nullptr;  // see AttentionTask
+};
+
 struct Gemma3n::Workspace {
   Workspace(const Gemma3nConfig& config, const std::vector<LayerConfig>& layers,
             const Gemma3nWeights& weights, std::size_t max_rows, std::size_t max_model_len,
@@ -153,7 +169,9 @@ struct Gemma3n::Workspace {
   std::vector<std::int64_t> row_position;
   std::vector<std::size_t> row_sequence;
   std::vector<std::size_t> source_row;  // [row], its place in the batch
-  std::vector<std::size_t> attention_tiles;
+  std::vector<AttentionPiece> attention_tiles, attention_pieces, attention_joins;
+  Array<float> attention_parts;
+  std::size_t most_attention_parts = 0;
   std::vector<std::uint8_t> is_logit_row;
 };
 

@@ -125,6 +125,9 @@ struct LayerCache {
   std::size_t groups_per_block = 1;
 };
 
+// Positions whose sums are made together, before they are joined with those of earlier ones.
+constexpr std::size_t kAttentionChunk = 256;
+
 // Neighbouring positions of one sequence and the query heads of one kv head.
 struct AttentionTask {
   const float* q;  // [num_rows][q_stride]: at the first query head of the kv head
@@ -140,8 +143,24 @@ struct AttentionTask {
   std::int64_t window;  // positions that a row sees, its own included; 0: all
   LayerCache cache;
   const std::int32_t* block_table;
+  // Chunks of positions: all that its rows see, or some of them if the results are parts.
+  std::size_t chunk_begin;
+  std::size_t chunk_end;
+  float* parts;    // [chunk][row][query head][attention_part_size(head_stride)]; null: none
   float* scratch;  // attention_scratch(...) floats
 };
+
+// A vector's weighted values in one chunk, the chunk's largest score and its sum of weights.
+constexpr std::size_t attention_part_size(std::size_t head_stride) { return head_stride + 16; }
+
+// The chunks of positions that rows from `first` to `last` see.
+constexpr std::size_t attention_chunk_begin(std::int64_t first, std::int64_t window) {
+  const std::int64_t seen = window > 0 && first >= window ? first + 1 - window : 0;
+  return static_cast<std::size_t>(seen) / kAttentionChunk;
+}
+constexpr std::size_t attention_chunk_end(std::int64_t last) {
+  return static_cast<std::size_t>(last) / kAttentionChunk + 1;
+}
 
 struct StepKernels {
   std::size_t attention_rows;  // rows of a tile, times query heads, that fit the registers
@@ -167,7 +186,9 @@ struct StepKernels {
                          std::size_t begin, std::size_t end, float* out);
   void (*add_decoded)(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows);
 
+  // To `out`, or to `parts`; both ways give the same bits.
   void (*attention)(const AttentionTask&);
+  void (*join_attention)(const AttentionTask&);  // from `parts`, of all chunks, to `out`
 
   float (*sum)(const float* x, std::size_t n);
   float (*sum_squares)(const float* x, std::size_t n);
@@ -201,9 +222,10 @@ extern const StepKernels kAvx2Step;
 extern const StepKernels kAvx512Step;
 extern const StepKernels kNeonStep;
 
-// Floats of scratch that an attention task over `num_keys` positions needs.
-std::size_t attention_scratch(std::size_t num_vectors, std::size_t head_stride,
-                              std::size_t num_keys);
+// Floats of scratch that an attention task needs.
+constexpr std::size_t attention_scratch(std::size_t num_vectors, std::size_t head_stride) {
+  return num_vectors * (kAttentionChunk + head_stride);
+}
 
 const StepKernels& step_kernels(Variant variant);  // throws std::invalid_argument if unsupported
 

@@ -21,6 +21,7 @@ constexpr StepKernels step_table() {
           .decode_columns = decode_columns_kernel<V>,
           .add_decoded = add_decoded_kernel<V>,
           .attention = attention_kernel<V>,
+          .join_attention = join_attention_kernel<V>,
           .sum = sum_kernel<V>,
           .sum_squares = sum_squares_kernel<V>,
           .sum_squared_distances = sum_squared_distances_kernel<V>,

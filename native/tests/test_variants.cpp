@@ -322,6 +322,43 @@ struct AttentionShape {
   std::int64_t window;
 };
 
+// The same results by other ways, which must not matter: each chunk by itself, each row by itself.
+std::vector<float> attended_in_parts(const StepKernels& table, AttentionTask task) {
+  const std::size_t num_vectors = task.num_rows * task.num_queries;
+  const std::size_t size = num_vectors * attention_part_size(task.head_stride);
+  const std::size_t begin = task.chunk_begin;
+  const std::size_t end = task.chunk_end;
+  std::vector<float> parts((end - begin) * size, 7.0f);
+  std::vector<float> out(num_vectors * task.head_stride, 7.0f);
+  task.out = out.data();
+  for (std::size_t chunk = end; chunk-- > begin;) {
+    task.chunk_begin = chunk;
+    task.chunk_end = chunk + 1;
+    task.parts = parts.data() + (chunk - begin) * size;
+    table.attention(task);
+  }
+  task.chunk_begin = begin;
+  task.chunk_end = end;
+  task.parts = parts.data();
+  table.join_attention(task);
+  return out;
+}
+
+std::vector<float> attended_row_by_row(const StepKernels& table, AttentionTask task) {
+  const std::size_t num_rows = task.num_rows;
+  std::vector<float> out(num_rows * task.out_stride, 7.0f);
+  task.num_rows = 1;
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    task.out = out.data() + row * task.out_stride;
+    task.chunk_begin = attention_chunk_begin(task.first_position, task.window);
+    task.chunk_end = attention_chunk_end(task.first_position);
+    table.attention(task);
+    task.q += task.q_stride;
+    ++task.first_position;
+  }
+  return out;
+}
+
 template <class Element>
 void test_attention(const Tables& tables, const AttentionShape& shape, Numbers numbers) {
   constexpr std::size_t kKvHeads = 2;
@@ -346,22 +383,28 @@ void test_attention(const Tables& tables, const AttentionShape& shape, Numbers n
   for (float& value : q) value = std::clamp(value, -1e10f, 1e10f);
   compare(tables, numbers, [&](const StepKernels& table) {
     std::vector<float> out(q.size(), 7.0f);
-    std::vector<float> scratch(attention_scratch(num_vectors, shape.head_stride, num_keys));
-    table.attention({.q = q.data(),
-                     .q_stride = shape.num_queries * shape.head_stride,
-                     .out = out.data(),
-                     .out_stride = shape.num_queries * shape.head_stride,
-                     .num_rows = shape.num_rows,
-                     .num_queries = shape.num_queries,
-                     .head_stride = shape.head_stride,
-                     .kv_head = 1,
-                     .num_kv_heads = kKvHeads,
-                     .first_position = shape.first_position,
-                     .window = shape.window,
-                     .cache = {cache.data(), sizeof(Element) == 2, kGroupsPerBlock * group_stride,
-                               group_stride, kGroupsPerBlock},
-                     .block_table = block_table.data(),
-                     .scratch = scratch.data()});
+    std::vector<float> scratch(attention_scratch(num_vectors, shape.head_stride));
+    AttentionTask task{.q = q.data(),
+                       .q_stride = shape.num_queries * shape.head_stride,
+                       .out = out.data(),
+                       .out_stride = shape.num_queries * shape.head_stride,
+                       .num_rows = shape.num_rows,
+                       .num_queries = shape.num_queries,
+                       .head_stride = shape.head_stride,
+                       .kv_head = 1,
+                       .num_kv_heads = kKvHeads,
+                       .first_position = shape.first_position,
+                       .window = shape.window,
+                       .cache = {cache.data(), sizeof(Element) == 2, kGroupsPerBlock * group_stride,
+                                 group_stride, kGroupsPerBlock},
+                       .block_table = block_table.data(),
+                       .chunk_begin = attention_chunk_begin(shape.first_position, shape.window),
+                       .chunk_end = attention_chunk_end(static_cast<std::int64_t>(num_keys) - 1),
+                       .parts = nullptr,
+                       .scratch = scratch.data()};
+    table.attention(task);
+    CHECK(same(attended_in_parts(table, task), out));
+    CHECK(same(attended_row_by_row(table, task), out));
     return out;
   });
 }
@@ -374,6 +417,11 @@ void test_attention(const Tables& tables) {
                                         {7, 2, 32, 100, 20},
                                         {2, 5, 256, 63, 1},
                                         {16, 2, 16, 5, 8},
+                                        {6, 4, 64, 252, 0},
+                                        {1, 4, 256, 1030, 0},
+                                        {9, 3, 32, 700, 0},
+                                        {5, 4, 48, 1021, 512},
+                                        {12, 2, 32, 507, 250},
                                         {29, 1, 48, 40, 33}}) {
       test_attention<float>(tables, shape, numbers);
       test_attention<std::uint16_t>(tables, shape, numbers);
