@@ -94,6 +94,10 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   most_attention_parts =
       std::min(rows, kSplitRows) * num_heads * ((max_model_len - 1) / kAttentionChunk + 1);
   attention_parts = Array<float>(most_attention_parts * attention_part_size(head));
+  const std::size_t most_tiles = rows * c.num_key_value_heads;
+  attention_tiles.reserve(most_tiles);
+  attention_joins.reserve(most_tiles);
+  attention_pieces.reserve(most_tiles + most_attention_parts);
   is_logit_row.resize(rows);
 }
 
