@@ -60,71 +60,98 @@ inline typename V::F32 group_sums(const std::uint16_t* weights, const float* sca
   return sum * F32::all(factor);
 }
 
-// A lane sums up a group, so that scales are applied to 16 groups at once.
-template <class V, bool kNibbles, bool kWide>
-inline float quantized_dot(const RowMatrix& weight, std::size_t row, const DotRow& x) {
+// x . rows of weights, kRows of them together so that x is loaded once. A lane sums up a group, so
+// that scales are applied to 16 groups at once.
+template <class V, int kRows, bool kNibbles, bool kWide>
+inline void quantized_dots(const RowMatrix& weight, const std::uint32_t* rows, const DotRow& x,
+                           float* dots) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using Bytes = typename V::Bytes;
   const std::size_t num_groups = weight.padded_in() / kGroup;
-  const std::uint16_t* scales = weight.scales() + row * num_groups;
   const std::size_t bytes_per_row = kNibbles ? weight.padded_in() / 2 : weight.padded_in();
-  const std::uint8_t* w = weight.values<std::uint8_t>() + row * bytes_per_row;
-  F32 sum = F32::zero();
+  const std::uint8_t* w[kRows];
+  const std::uint16_t* scales[kRows];
+  F32 sums[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    w[r] = weight.values<std::uint8_t>() + rows[r] * bytes_per_row;
+    scales[r] = weight.scales() + rows[r] * num_groups;
+    sums[r] = F32::zero();
+  }
   for (std::size_t g = 0; g < num_groups; g += 16) {
-    I32 dots = I32::zero();
-    I32 low_dots = I32::zero();
-    const auto add = [&](const Bytes& codes, std::size_t line) {
+    I32 high_sums[kRows];
+    I32 low_sums[kRows];
+    for (int r = 0; r < kRows; ++r) high_sums[r] = low_sums[r] = I32::zero();
+    const auto add = [&](int r, const Bytes& codes, std::size_t line) {
       const std::size_t at = g * kGroup + 64 * line;
       const auto dot = [&](const I32& so_far, const std::int8_t* bytes) {
         return kNibbles ? V::add_dot_vector(so_far, codes, bytes)
                         : V::add_dot_vector_signed(so_far, codes, bytes);
       };
-      dots = dot(dots, x.bytes + at);
-      if constexpr (kWide) low_dots = dot(low_dots, x.low_bytes + at);
+      high_sums[r] = dot(high_sums[r], x.bytes + at);
+      if constexpr (kWide) low_sums[r] = dot(low_sums[r], x.low_bytes + at);
     };
     for (std::size_t line = 0; line < 8; line += kNibbles ? 2 : 1) {
-      if constexpr (kNibbles) {
-        const Bytes both = Bytes::load(w);
-        add(both.low_nibbles(), line);
-        add(both.high_nibbles(), line + 1);
-      } else {
-        add(Bytes::load_signed(reinterpret_cast<const std::int8_t*>(w)), line);
+      for (int r = 0; r < kRows; ++r) {
+        if constexpr (kNibbles) {
+          const Bytes both = Bytes::load(w[r]);
+          add(r, both.low_nibbles(), line);
+          add(r, both.high_nibbles(), line + 1);
+        } else {
+          add(r, Bytes::load_signed(reinterpret_cast<const std::int8_t*>(w[r])), line);
+        }
+        w[r] += 64;
       }
-      w += 64;
     }
-    if constexpr (kWide) dots = dots.times(kWideStep) + low_dots;
-    sum = V::fma(dots.to_float(), F32::load_float16(scales + g) * F32::load(x.scales + g), sum);
+    const F32 x_scales = F32::load(x.scales + g);
+    for (int r = 0; r < kRows; ++r) {
+      if constexpr (kWide) high_sums[r] = high_sums[r].times(kWideStep) + low_sums[r];
+      const F32 scale = F32::load_float16(scales[r] + g) * x_scales;
+      sums[r] = V::fma(high_sums[r].to_float(), scale, sums[r]);
+    }
   }
-  if (weight.has_min()) {
-    sum = sum + group_sums<V>(weight.mins() + row * num_groups, x.scaled_sums, num_groups, 1.0f);
+  for (int r = 0; r < kRows; ++r) {
+    F32 sum = sums[r];
+    if (weight.has_min()) {
+      sum = sum +
+            group_sums<V>(weight.mins() + rows[r] * num_groups, x.scaled_sums, num_groups, 1.0f);
+    }
+    if (kNibbles && !weight.has_min()) {
+      sum = sum + group_sums<V>(scales[r], x.scaled_sums, num_groups, -8.0f);
+    }
+    dots[r] = sum.total();
   }
-  if (kNibbles && !weight.has_min()) {
-    sum = sum + group_sums<V>(scales, x.scaled_sums, num_groups, -8.0f);
-  }
-  return sum.total();
 }
 
-template <class V>
-inline float dot_row(const RowMatrix& weight, std::size_t row, const DotRow& x) {
+template <class V, int kRows, class Weight>
+inline void float_dots(const RowMatrix& weight, const std::uint32_t* rows, const DotRow& x,
+                       float* dots) {
   const std::size_t n = weight.padded_in();
+  for (int r = 0; r < kRows; ++r) {
+    dots[r] = float_dot<V>(weight.values<Weight>() + rows[r] * n, x.floats, n);
+  }
+}
+
+template <class V, int kRows>
+inline void dot_rows(const RowMatrix& weight, const std::uint32_t* rows, const DotRow& x,
+                     float* dots) {
+  const bool is_wide = x.low_bytes != nullptr;
   switch (weight.format()) {
     case Format::kFloat32:
-      return float_dot<V>(weight.values<float>() + row * n, x.floats, n);
+      return float_dots<V, kRows, float>(weight, rows, x, dots);
     case Format::kFloat16:
-      return float_dot<V>(weight.values<Float16>() + row * n, x.floats, n);
+      return float_dots<V, kRows, Float16>(weight, rows, x, dots);
     case Format::kBfloat16:
-      return float_dot<V>(weight.values<Bfloat16>() + row * n, x.floats, n);
+      return float_dots<V, kRows, Bfloat16>(weight, rows, x, dots);
     case Format::kQ4:
-      return x.low_bytes != nullptr ? quantized_dot<V, true, true>(weight, row, x)
-                                    : quantized_dot<V, true, false>(weight, row, x);
+      return is_wide ? quantized_dots<V, kRows, true, true>(weight, rows, x, dots)
+                     : quantized_dots<V, kRows, true, false>(weight, rows, x, dots);
     case Format::kQ6:  // rows have none
       break;
     case Format::kQ8:
-      return x.low_bytes != nullptr ? quantized_dot<V, false, true>(weight, row, x)
-                                    : quantized_dot<V, false, false>(weight, row, x);
+      return is_wide ? quantized_dots<V, kRows, false, true>(weight, rows, x, dots)
+                     : quantized_dots<V, kRows, false, false>(weight, rows, x, dots);
   }
-  return 0.0f;
 }
 
 template <class V>
@@ -138,16 +165,22 @@ inline void prefetch_row(const RowMatrix& weight, std::size_t row) {
   if (weight.has_min()) prefetch_bytes<V>(weight.mins() + row * num_groups, scale_bytes);
 }
 
-constexpr std::size_t kRowsAhead = 2;
+constexpr std::size_t kRowsAhead = 4;
+constexpr std::size_t kRowsAtOnce = 4;
 
 template <class V>
 void row_dots_kernel(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
                      std::size_t count, float* dots) {
-  for (std::size_t n = 0; n < kRowsAhead && n < count; ++n) prefetch_row<V>(weight, indices[n]);
-  for (std::size_t n = 0; n < count; ++n) {
-    if (n + kRowsAhead < count) prefetch_row<V>(weight, indices[n + kRowsAhead]);
-    dots[n] = dot_row<V>(weight, indices[n], x);
+  const auto prefetch = [&](std::size_t n) {
+    if (n < count) prefetch_row<V>(weight, indices[n]);
+  };
+  for (std::size_t n = 0; n < kRowsAhead; ++n) prefetch(n);
+  std::size_t n = 0;
+  for (; n + kRowsAtOnce <= count; n += kRowsAtOnce) {
+    for (std::size_t i = 0; i < kRowsAtOnce; ++i) prefetch(n + kRowsAhead + i);
+    dot_rows<V, kRowsAtOnce>(weight, indices + n, x, dots + n);
   }
+  for (; n < count; ++n) dot_rows<V, 1>(weight, indices + n, x, dots + n);
 }
 
 // Outputs [begin, begin + 32) of a column, in float32.
