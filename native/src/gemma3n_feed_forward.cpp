@@ -214,7 +214,7 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
       up[i] = is_live ? up[i] * values[next++] : 0.0f;
     }
     if (to_bytes) {
-      kernels_.quantize(up, ws_.up.stride, row, ws_.ffn_act.byte_rows(is_alone()));
+      kernels_.quantize(up, ws_.ffn_act.stride, row, ws_.ffn_act.byte_rows(is_alone()));
     } else {
       std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.stride * sizeof(float));
     }

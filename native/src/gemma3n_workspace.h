@@ -86,11 +86,16 @@ struct Activations {
   Rounding rounding = Rounding::kFine;  // of the bytes in it
 };
 
+// Rows whole pages apart would share a few sets of the caches.
+constexpr std::size_t spread(std::size_t stride) {
+  return stride * sizeof(float) % 4096 == 0 ? stride + kGroup : stride;
+}
+
 // Plain float results [row][stride].
 struct Outputs {
   Outputs() = default;
   Outputs(std::size_t num_rows, std::size_t size)
-      : stride(padded(size)), floats(num_rows * stride) {}
+      : stride(spread(padded(size))), floats(num_rows * stride) {}
   float* row(std::size_t index) { return floats.data() + index * stride; }
 
   std::size_t stride = 0;
