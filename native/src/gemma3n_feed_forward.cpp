@@ -12,8 +12,9 @@ namespace {
 
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
 constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
+constexpr std::size_t kRowsAhead = 4;         // of neurons that the second cache holds
 // Neurons whose gate is this much of a standard deviation below the cutoff may live after all. The
-// rounding of activations to bytes moves a gate by 0.006 deviations, if they are Gaussian.
+// rounding of activations to coarse bytes moves a gate by 0.009 deviations, if they are Gaussian.
 constexpr float kNearCutoff = 0.125f;
 
 }  // namespace
@@ -124,8 +125,11 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
   const std::size_t num_chunks = ws_.marks_stride - 1;
   const std::size_t padded_in = ws_.dot_padded;
   const std::size_t groups = padded_in / kGroup;
-  pool_.parallel_for(num_chunks, 1, [&](std::size_t chunk, std::size_t, std::size_t thread) {
-    float* const dots = ws_.thread_scratch[thread].data();
+  // With few rows weights come from memory: while a chunk is computed, the next one is asked for.
+  const bool asks = num_rows_ < kRowsToDecodeFor;
+  const auto num_threads = static_cast<std::size_t>(pool_.num_threads());
+  const std::size_t grain = asks ? std::max<std::size_t>(num_chunks / (4 * num_threads), 1) : 1;
+  const auto compute = [&](std::size_t chunk, bool is_last, float* dots) {
     for (std::size_t row = 0; row < num_rows_; ++row) {
       const DotRow x{ws_.ffn_in.row(row), ws_.dot_bytes.data() + row * padded_in,
                      has_wide_dots_ ? ws_.dot_low_bytes.data() + row * padded_in : nullptr,
@@ -134,13 +138,24 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
       const std::size_t count = marks(row)[chunk + 1] - from;
       std::uint32_t* const indices = live_indices(row) + from;
       float* const values = live_values(row) + from;
-      if (refines(w)) kernels_.row_dots(*w.gate_rows, x, indices, count, values);
+      const std::size_t ahead = asks ? count : std::min(count, kRowsAhead);
+      const std::size_t known = asks && !is_last ? marks(row)[chunk + 2] - from : count;
+      RowList rows{indices, count, indices + ahead, known - ahead};
+      if (refines(w)) kernels_.row_dots(*w.gate_rows, x, rows, values);
       const std::size_t num_live = kernels_.keep_live(indices, values, count, ws_.cutoff[row]);
-      kernels_.row_dots(*w.up_rows, x, indices, num_live, dots);
+      rows.count = num_live;
+      kernels_.row_dots(*w.up_rows, x, rows, dots);
       for (std::size_t i = 0; i < num_live; ++i) values[i] *= dots[i];
       ws_.live_counts.data()[row * ws_.marks_stride + chunk] = static_cast<std::uint32_t>(num_live);
     }
-  });
+  };
+  pool_.parallel_for(num_chunks, grain,
+                     [&](std::size_t begin, std::size_t end, std::size_t thread) {
+                       float* const dots = ws_.thread_scratch[thread].data();
+                       for (std::size_t chunk = begin; chunk < end; ++chunk) {
+                         compute(chunk, chunk + 1 == end, dots);
+                       }
+                     });
   if (!refines(w)) return;
   for (std::size_t row = 0; row < num_rows_; ++row) {
     times_.num_refined_neurons += ws_.num_live[row];

@@ -165,22 +165,23 @@ inline void prefetch_row(const RowMatrix& weight, std::size_t row) {
   if (weight.has_min()) prefetch_bytes<V>(weight.mins() + row * num_groups, scale_bytes);
 }
 
-constexpr std::size_t kRowsAhead = 4;
 constexpr std::size_t kRowsAtOnce = 4;
 
 template <class V>
-void row_dots_kernel(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
-                     std::size_t count, float* dots) {
-  const auto prefetch = [&](std::size_t n) {
-    if (n < count) prefetch_row<V>(weight, indices[n]);
+void row_dots_kernel(const RowMatrix& weight, const DotRow& x, const RowList& rows, float* dots) {
+  std::size_t asked = 0;
+  const auto ask_until = [&](std::size_t end) {
+    for (; asked < end && asked < rows.num_next; ++asked) {
+      prefetch_row<V>(weight, rows.next[asked]);
+    }
   };
-  for (std::size_t n = 0; n < kRowsAhead; ++n) prefetch(n);
   std::size_t n = 0;
-  for (; n + kRowsAtOnce <= count; n += kRowsAtOnce) {
-    for (std::size_t i = 0; i < kRowsAtOnce; ++i) prefetch(n + kRowsAhead + i);
-    dot_rows<V, kRowsAtOnce>(weight, indices + n, x, dots + n);
+  for (; n + kRowsAtOnce <= rows.count; n += kRowsAtOnce) {
+    ask_until(n + kRowsAtOnce);
+    dot_rows<V, kRowsAtOnce>(weight, rows.indices + n, x, dots + n);
   }
-  for (; n < count; ++n) dot_rows<V, 1>(weight, indices + n, x, dots + n);
+  for (; n < rows.count; ++n) dot_rows<V, 1>(weight, rows.indices + n, x, dots + n);
+  ask_until(rows.num_next);
 }
 
 // Outputs [begin, begin + 32) of a column, in float32.

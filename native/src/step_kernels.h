@@ -98,6 +98,14 @@ struct DotRow {
   const float* scaled_sums;      // [padded_in / 32]
 };
 
+// Rows of a RowMatrix, and those that will be needed soon.
+struct RowList {
+  const std::uint32_t* indices;
+  std::size_t count;
+  const std::uint32_t* next = nullptr;
+  std::size_t num_next = 0;
+};
+
 // Columns [first, ...) of a ColumnMatrix in float32, a range of outputs of each.
 struct DecodedColumns {
   const float* values;  // [column - first][width]
@@ -173,9 +181,8 @@ struct StepKernels {
   void (*quantize_dot)(const float* x, std::size_t size, std::size_t padded_in, std::int8_t* bytes,
                        std::int8_t* low_bytes, float* scales, float* scaled_sums);
 
-  // dots[n] = x . row indices[n], n < count
-  void (*row_dots)(const RowMatrix& weight, const DotRow& x, const std::uint32_t* indices,
-                   std::size_t count, float* dots);
+  // dots[n] = x . row rows.indices[n]
+  void (*row_dots)(const RowMatrix& weight, const DotRow& x, const RowList& rows, float* dots);
   // out[d - begin] += sum over n of values[n] * column indices[n], outputs [begin, end), both
   // multiples of 32.
   void (*add_columns)(const ColumnMatrix& weight, std::size_t begin, std::size_t end,

@@ -266,9 +266,9 @@ void test_dots(const Tables& tables, StoredType type, Numbers numbers, Rounding 
                        .low_bytes = low_bytes,
                        .scales = scales.data(),
                        .scaled_sums = sums.data()};
-      const std::uint32_t rows[] = {0, 1, 2};
-      std::vector<float> results(3, kNaN);
-      table.row_dots(weight, row, rows, 3, results.data());
+      const std::uint32_t indices[] = {2, 0, 1, 2, 1, 0};
+      std::vector<float> results(6, kNaN);
+      table.row_dots(weight, row, {indices, 6, indices, 6}, results.data());
       results.insert(results.end(), bytes.begin(), bytes.end());
       results.insert(results.end(), low.begin(), low.end());
       results.insert(results.end(), scales.begin(), scales.end());
