@@ -1,4 +1,5 @@
-// A layer but for its feed-forward part: AltUp, heads, attention, LAuReL, the per-layer input.
+// A layer but for its feed-forward part: AltUp, heads, what surrounds attention, LAuReL, the
+// per-layer input.
 
 #include <algorithm>
 #include <cmath>

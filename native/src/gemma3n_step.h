@@ -1,5 +1,6 @@
 // What a step is made of. Its parts: gemma3n_step.cpp has the order and what goes in and out,
-// gemma3n_layer.cpp attention and AltUp, gemma3n_feed_forward.cpp the rest of a layer.
+// gemma3n_layer.cpp AltUp and heads, gemma3n_attention.cpp attention, gemma3n_feed_forward.cpp the
+// rest of a layer.
 #pragma once
 
 #include <chrono>
