@@ -53,7 +53,10 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
     float* const ups = gates + kFeedForwardRows * kFeedForwardTiles * kTile;
     for (std::size_t row = 0; row < num_rows_; row += kFeedForwardRows) {
       const std::size_t rows = std::min(kFeedForwardRows, num_rows_ - row);
-      if (tile_end < 2 * end) std::fill(gates, gates + rows * width, 0.0f);
+      if (tile_end < 2 * end) {  // half a pair: the other half is zeros
+        std::fill(gates, gates + rows * width, 0.0f);
+        std::fill(ups, ups + rows * width, 0.0f);
+      }
       const Rows x = ws_.ffn_in.from(row, is_alone());
       kernels_.linear({w.gate_proj.get(), x, rows, tile_begin, tile_end, gates, width});
       kernels_.linear({w.up_proj.get(), x, rows, tile_begin, tile_end, ups, width});
@@ -77,20 +80,29 @@ void Gemma3n::Step::sparse_feed_forward(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
   products({{w.gate_proj.get(), &ws_.ffn_in, &ws_.gate}});
   select_neurons(layer);
+  const std::size_t size = model_.layers_[layer].intermediate_size;
+  const auto count_bytes = [&](std::size_t num_neurons, std::size_t bytes) {
+    times_.weight_bytes += bytes * std::min(num_neurons, size) / size;
+  };
+  if (refines(w)) count_bytes(num_selected(), w.gate_rows->num_bytes());
   if (w.up_rows == nullptr) {
     dense_after_gate(layer);
   } else {
     compute_neurons(layer);
     add_columns(layer);
   }
-  std::size_t num_live = 0;
-  for (std::size_t row = 0; row < num_rows_; ++row) num_live += ws_.num_live[row];
-  const std::size_t size = model_.layers_[layer].intermediate_size;
+  const std::size_t num_live = num_selected();
   times_.num_live_neurons += num_live;
   times_.num_sparse_neurons += num_rows_ * size;
   if (w.up_rows == nullptr) return;
-  times_.weight_bytes += (w.up_rows->num_bytes() + w.down_columns->num_bytes()) *
-                         std::min<std::size_t>(num_live, size) / size;
+  count_bytes(num_live, w.up_rows->num_bytes() + w.down_columns->num_bytes());
+}
+
+// Neurons of all rows, as far as they are selected.
+std::size_t Gemma3n::Step::num_selected() const {
+  std::size_t sum = 0;
+  for (std::size_t row = 0; row < num_rows_; ++row) sum += ws_.num_live[row];
+  return sum;
 }
 
 // Neurons above the cutoff, or so near below it that a better gate may lift them.
@@ -157,9 +169,7 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
                        }
                      });
   if (!refines(w)) return;
-  for (std::size_t row = 0; row < num_rows_; ++row) {
-    times_.num_refined_neurons += ws_.num_live[row];
-  }
+  times_.num_refined_neurons += num_selected();
   for_rows([&](std::size_t row) {
     std::uint32_t num_live = 0;
     for (std::size_t chunk = 0; chunk < num_chunks; ++chunk) {

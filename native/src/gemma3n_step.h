@@ -83,6 +83,7 @@ class Gemma3n::Step {
   void sparse_feed_forward(std::size_t layer);
   void select_neurons(std::size_t layer);
   void compute_neurons(std::size_t layer);
+  std::size_t num_selected() const;
   void add_columns(std::size_t layer);
   void dense_after_gate(std::size_t layer);
   void finish(std::size_t layer);

@@ -219,6 +219,21 @@ def test_the_reference_engine_scores_and_steps_like_the_native_one(folder: Path)
     assert tokens[0] == tokens[1]
 
 
+def test_embedding_tables_may_be_copied_into_memory(folder: Path) -> None:
+    """What gathering rows from the file saves is measured by this switch."""
+    ids = np.arange(2, 12, dtype=np.int32)
+
+    def scores(*off: str) -> NDArray[np.float32]:
+        config = EngineConfig(model=str(folder), num_threads=1, switches_off=off)
+        subject = load_runner(config)
+        assert isinstance(subject, NativeRunner)
+        is_copied = [table.base is None for table in subject._tables]
+        assert is_copied == [bool(off)] * 2
+        return subject.score(ids)
+
+    np.testing.assert_array_equal(scores(), scores("gathered_embeddings"))
+
+
 def test_blocks_hold_whole_key_groups(folder: Path) -> None:
     with pytest.raises(SettingsError, match="block_size: expected a multiple of 16, got 8"):
         load_runner(EngineConfig(model=str(folder), block_size=8))

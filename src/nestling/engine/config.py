@@ -12,7 +12,12 @@ EngineKind = Literal["native", "reference"]
 KVCacheDtype = Literal["auto", "float16", "float32"]
 
 GIB = 1 << 30
-SWITCHES: tuple[str, ...] = ("prefill_skip", "sparse_feed_forward", "wide_activations")
+SWITCHES: tuple[str, ...] = (
+    "prefill_skip",
+    "sparse_feed_forward",
+    "gathered_embeddings",
+    "wide_activations",
+)
 """Names of the engine's optimisations that can be switched off one by one."""
 
 

@@ -58,6 +58,7 @@ class NativeRunner:
             pool,
             config.dtype,
             sparse_feed_forward="sparse_feed_forward" not in config.switches_off,
+            gathered_embeddings="gathered_embeddings" not in config.switches_off,
         )
         folder = Path(config.packed_dir) if config.packed_dir is not None else None
         weights = load_weights(plan, checkpoint.path, checkpoint.sources, folder)

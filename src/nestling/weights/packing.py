@@ -55,7 +55,8 @@ class PackPlan:
     `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
     "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
     by neuron unless `sparse_feed_forward` is off, and so are quantised gates of the first layers,
-    once more, for the neurons near the cutoff.
+    once more, for the neurons near the cutoff. The embedding tables stay in their file, of which
+    each token reads its rows, unless `gathered_embeddings` is off: then they are copied to memory.
     """
 
     config: Gemma3nTextConfig
@@ -63,6 +64,7 @@ class PackPlan:
     pool: ThreadPool
     dtype: WeightDtype = "auto"
     sparse_feed_forward: bool = True
+    gathered_embeddings: bool = True
 
     def matrices(self) -> dict[str, tuple[type[Packed], tuple[int, int]]]:
         """By checkpoint name: the arrangement and the shape [out, in] of every packed matrix."""
@@ -112,6 +114,8 @@ class PackPlan:
         for name, shape in required_tensors(self.config).items():
             if name in EMBEDDING_TABLES:
                 dtype_in_file, data, _ = stored(self.tensors, name)
+                if not self.gathered_embeddings:
+                    data = data.copy()
                 weights[name] = (dtype_in_file, data, *shape)
             elif name not in matrices:
                 values = np.array(self.tensors.tensor(name), np.float32).reshape(-1)
