@@ -213,12 +213,16 @@ void step(Model& self, KvCache& cache, const AnyArray& input_ids, const AnyArray
   batch.num_logits = logits.shape(1);
   Gemma3n::OnLayer trace;
   if (!on_layer.is_none()) {
-    trace = [&](std::size_t layer, const float* streams, std::size_t num_rows, std::size_t stride) {
+    trace = [&](std::size_t layer, const float* streams, std::size_t num_rows,
+                std::size_t row_stride, std::size_t stream_stride) {
       const nb::gil_scoped_acquire acquire;
       const Gemma3nConfig& c = self.model->config();
       NewArray<float, 3> copy({num_rows, c.altup_num_inputs, c.hidden_size});
-      for (std::size_t i = 0; i < num_rows * c.altup_num_inputs; ++i) {
-        std::copy_n(streams + i * stride, c.hidden_size, copy.data() + i * c.hidden_size);
+      float* to = copy.data();
+      for (std::size_t row = 0; row < num_rows; ++row) {
+        for (std::size_t i = 0; i < c.altup_num_inputs; ++i, to += c.hidden_size) {
+          std::copy_n(streams + row * row_stride + i * stream_stride, c.hidden_size, to);
+        }
       }
       on_layer(layer, std::move(copy).release());
     };

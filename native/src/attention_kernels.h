@@ -233,7 +233,7 @@ struct Gathered {
 };
 
 // Weighted values of a chunk, kLanes * 16 dims from d; `take(vector, lane, sum)` gets them. Asks
-// for the next chunk's keys meanwhile, if `ahead`.
+// for the next chunk's keys meanwhile, those before `ahead_end`; 0: none.
 template <class V, class Element, int kVectors, int kLanes, class Take>
 inline void mix(const AttentionTask& task, const AttentionSpan& span, const float* weights,
                 std::size_t d, std::size_t ahead_end, const Take& take) {
@@ -290,7 +290,7 @@ inline void mix_all(const AttentionTask& task, const AttentionSpan& span, const 
   }
 }
 
-// Calls f.operator()<N, kBegin>() for pieces [kBegin, kBegin + N) of [0, kCount), N <= kMost.
+// Calls f.operator()<kBegin, N>() for pieces [kBegin, kBegin + N) of [0, kCount), N <= kMost.
 template <int kCount, int kMost, int kBegin = 0, class F>
 inline void in_pieces(const F& f) {
   if constexpr (kBegin < kCount) {

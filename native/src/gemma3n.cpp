@@ -68,6 +68,7 @@ void check_layer(const Gemma3nConfig& c, const LayerConfig& layer, const LayerWe
               "gate_rows: expected with quantised gates only");
     }
   } else {
+    require(w.gate_rows == nullptr, "gate_rows: expected with up_proj's rows only");
     require_matrix(w.up_proj, layer.intermediate_size, hidden, "up_proj");
     require_matrix(w.down_proj, hidden, layer.intermediate_size, "down_proj");
   }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
 constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
-constexpr std::size_t kRowsAhead = 4;         // of neurons that the second cache holds
+constexpr std::size_t kRowsAhead = 4;         // asked for before a dot, if in the second cache
 // Neurons whose gate is this much of a standard deviation below the cutoff may live after all. The
 // rounding of activations to coarse bytes moves a gate by 0.009 deviations, if they are Gaussian.
 constexpr float kNearCutoff = 0.125f;
@@ -156,6 +156,7 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
       if (refines(w)) kernels_.row_dots(*w.gate_rows, x, rows, values);
       const std::size_t num_live = kernels_.keep_live(indices, values, count, ws_.cutoff[row]);
       rows.count = num_live;
+      if (!asks) rows.num_next = num_live - std::min(num_live, kRowsAhead);
       kernels_.row_dots(*w.up_rows, x, rows, dots);
       for (std::size_t i = 0; i < num_live; ++i) values[i] *= dots[i];
       ws_.live_counts.data()[row * ws_.marks_stride + chunk] = static_cast<std::uint32_t>(num_live);

@@ -59,7 +59,9 @@ void Gemma3n::Step::run(float* logits, const OnLayer& on_layer) {
     attend(layer);
     feed_forward(layer);
     finish(layer);
-    if (on_layer) on_layer(layer, ws_.streams.floats.data(), num_rows_, hidden_);
+    if (on_layer) {
+      on_layer(layer, ws_.streams.floats.data(), num_rows_, ws_.streams.stride, hidden_);
+    }
   }
   if (!skips) keep_logit_rows();
   if (num_rows_ > 0) exit(logits);

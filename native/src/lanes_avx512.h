@@ -58,8 +58,8 @@ struct Avx512 {
     const auto mask = static_cast<__mmask16>(((1u << end) - 1u) & ~((1u << begin) - 1u));
     return {_mm512_mask_mov_ps(_mm512_set1_ps(otherwise), mask, a.v)};
   }
-  // a * 2^exponent, on ports that do not multiply.
-  static F32 times_power_of(F32 a, float exponent) {
+  // a * 2^exponent; on Zen 4 on ports that do not multiply.
+  static F32 scaled_by_exponent(F32 a, float exponent) {
     return {_mm512_scalef_ps(a.v, _mm512_set1_ps(exponent))};
   }
   static F32 times_power_of_two(F32 a, F32 shifted) {

@@ -17,7 +17,7 @@ namespace {
 struct Portable {
   static constexpr int kMostRows = 4;  // rows that a linear kernel takes at once
   static constexpr int kMostWideRows = 4;
-  static constexpr bool kScalesByExponent = false;  // whether there is a fast `times_power_of`
+  static constexpr bool kScalesByExponent = false;  // whether it has `scaled_by_exponent`
 
   struct F32 {
     using Four = float __attribute__((vector_size(16)));

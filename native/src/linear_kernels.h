@@ -21,7 +21,7 @@ constexpr std::size_t kPrefetchBytes = 4096;
 template <class V, Rounding kRounding>
 inline typename V::F32 scaled(const typename V::I32& dot, const GroupScale& group) {
   if constexpr (kRounding == Rounding::kCoarse) {
-    return V::times_power_of(dot.to_float(), group.exponent);
+    return V::scaled_by_exponent(dot.to_float(), group.exponent);
   } else {
     return dot.to_float() * V::F32::all(group.scale);
   }
@@ -399,13 +399,15 @@ struct QuantizedGroup {
   HalfBiases halves;
 };
 
-// The least power of two that is not below x, and its log2; of what is neither zero nor a normal
-// number nothing useful, but always the same.
-struct PowerOfTwo {
+struct Scale {
   float value;
-  float exponent;
+  float exponent;  // of a coarse one: its log2
 };
-inline PowerOfTwo power_not_below(float x) {
+
+// The least power of two that is not below x, which is not negative. What is not finite becomes
+// NaN, so that it stays visible.
+inline Scale power_not_below(float x) {
+  if (!(x <= __FLT_MAX__)) return {__builtin_nanf(""), __builtin_nanf("")};
   const std::uint32_t bits = (std::bit_cast<std::uint32_t>(x) + 0x7fffffu) & 0x7f800000u;
   return {std::bit_cast<float>(bits),
           static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 127)};
@@ -418,10 +420,11 @@ inline QuantizedGroup quantize_group(const float* x, Rounding rounding, std::int
   using F32 = typename V::F32;
   const F32 halves[2] = {F32::load(x), F32::load(x + 16)};
   const float largest = V::max(V::abs(halves[0]), V::abs(halves[1])).largest();
-  PowerOfTwo scale{largest / 127.0f, 0.0f};
+  Scale scale{largest / 127.0f, 0.0f};
   if (rounding == Rounding::kCoarse) scale = power_not_below(scale.value);
-  const float steps_of_one = rounding == Rounding::kCoarse ? 1.0f / scale.value : 127.0f / largest;
-  const F32 inverse = F32::all(largest >= kLeastMagnitude ? steps_of_one : 0.0f);
+  const float steps_per_unit =
+      rounding == Rounding::kCoarse ? 1.0f / scale.value : 127.0f / largest;
+  const F32 inverse = F32::all(largest >= kLeastMagnitude ? steps_per_unit : 0.0f);
   // Bytes are read again as they were stored, 16 at once, or the load would wait for the store.
   const auto to_float = [](const std::int8_t* from) {
     return V::I32::widen_signed_bytes(from).to_float();

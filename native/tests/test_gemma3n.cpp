@@ -21,10 +21,10 @@ namespace {
 
 using testing::throws;
 
-constexpr std::size_t kLayers = 4;
+constexpr std::size_t kLayers = 12;  // of which the last two have coarse activations only
 constexpr std::size_t kVocab = 50;
 constexpr std::size_t kMaxRows = 40;
-constexpr std::size_t kMaxModelLen = 100;
+constexpr std::size_t kMaxModelLen = 600;  // three chunks of attention
 
 Gemma3nConfig config() {
   Gemma3nConfig c;
@@ -47,7 +47,10 @@ Gemma3nConfig config() {
 }
 
 std::vector<LayerConfig> layer_configs() {
-  return {{150, true, 0, 0.5f}, {101, false, 1, {}}, {129, true, 0, 1.6f}, {130, false, 1, {}}};
+  std::vector<LayerConfig> layers = {
+      {150, true, 0, 0.5f}, {101, false, 1, {}}, {129, true, 0, 1.6f}, {130, false, 1, {}}};
+  while (layers.size() < kLayers) layers.push_back(layers[layers.size() % 4]);
+  return layers;
 }
 
 // Random weights in one format, and the memory of the tables.
@@ -112,6 +115,12 @@ class Model {
     if (is_sparse && l.std_multiplier) {
       w.up_rows = packed<RowMatrix>(l.intermediate_size, hidden);
       w.down_columns = packed<ColumnMatrix>(hidden, l.intermediate_size);
+      const auto gate = floats(l.intermediate_size * hidden, 0.12f);
+      w.gate_proj = std::make_shared<Matrix>(Matrix::pack(stored(gate, hidden), format_, pool_));
+      if (is_quantized(format_)) {
+        w.gate_rows =
+            std::make_shared<RowMatrix>(RowMatrix::pack(stored(gate, hidden), format_, pool_));
+      }
     } else {
       w.up_proj = packed<Matrix>(l.intermediate_size, hidden);
       w.down_proj = packed<Matrix>(hidden, l.intermediate_size);
@@ -139,7 +148,7 @@ class Model {
 };
 
 // Rows of sequences, each with blocks of its own: sequence s has blocks s * kBlocks ....
-constexpr std::size_t kBlocks = 7;
+constexpr std::size_t kBlocks = kMaxModelLen / 16 + 1;
 
 struct Batch {
   std::vector<std::int32_t> input_ids, positions, query_start_loc{0}, table, logit_rows;
@@ -213,6 +222,35 @@ void test_steps(Format format, Variant variant, bool is_float16, bool is_sparse)
   CHECK(model.times().num_steps > 10);
 }
 
+// A context of several chunks of attention, in large pieces and in small ones.
+void test_long_context(Format format, Variant variant) {
+  auto pool = std::make_shared<ThreadPool>(3);
+  const Model made(format, *pool, true);
+  Gemma3n model(config(), layer_configs(), made.weights, kMaxRows, kMaxModelLen, {}, pool, variant);
+  KvCache cache(config(), layer_configs(), {16, 2 * kBlocks, 2 * kBlocks, true});
+  constexpr auto kEnd = static_cast<std::int32_t>(kMaxModelLen);
+  const auto run = [&](std::int32_t sequence, std::int32_t most) {
+    std::vector<float> logits;
+    for (std::int32_t begin = 0; begin < kEnd; begin += most) {
+      Batch batch;
+      batch.add(0, begin, std::min(begin + most, kEnd));
+      for (std::int32_t& block : batch.table)
+        block += sequence * static_cast<std::int32_t>(kBlocks);
+      append(logits, step(model, cache, batch));
+    }
+    return logits;
+  };
+  const std::vector<float> whole = run(0, static_cast<std::int32_t>(kMaxRows));
+  CHECK(same_bits(run(1, 13), whole));
+  for (const std::int32_t position : {0, 255, 256, 300, 511, 512, kEnd - 1}) {
+    Batch alone;
+    alone.add(0, position, position + 1);
+    const std::vector<float> logits = step(model, cache, alone);
+    CHECK(std::memcmp(logits.data(), whole.data() + static_cast<std::size_t>(position) * kVocab,
+                      kVocab * sizeof(float)) == 0);
+  }
+}
+
 // From the second step on, whatever thread comes to work in it.
 void test_no_allocations(Format format, bool is_float16) {
   auto pool = std::make_shared<ThreadPool>(3);
@@ -220,7 +258,8 @@ void test_no_allocations(Format format, bool is_float16) {
   Gemma3n model(config(), layer_configs(), made.weights, kMaxRows, kMaxModelLen, {}, pool);
   KvCache cache(config(), layer_configs(), {16, 2 * kBlocks, 2 * kBlocks, is_float16});
   std::vector<float> logits(kMaxRows * kVocab);
-  for (std::int32_t position = 0; position < 60; ++position) {
+  // What the cache holds there does not matter.
+  for (std::int32_t position = 0; position < 560; position += position % 256 < 30 ? 1 : 14) {
     Batch batch;
     batch.add(0, position, position + 1);
     batch.add(1, position, position + 1 + position % 20);
@@ -307,6 +346,7 @@ void run_all() {
       test_steps(format, variant, true, true);
     }
     test_steps(Format::kQ8, variant, false, false);
+    test_long_context(Format::kQ4, variant);
   }
   for (const Format format : {Format::kFloat16, Format::kQ4, Format::kQ8}) {
     test_no_allocations(format, true);

@@ -130,7 +130,7 @@ def gates_packed_twice(source: TensorSource, **how: Any) -> set[str]:
     return {name for name in plan.matrices() if name.endswith("gate_rows.weight")}
 
 
-def test_quantised_gates_of_wide_sparse_layers_are_packed_twice() -> None:
+def test_quantised_gates_of_the_first_sparse_layers_are_packed_twice() -> None:
     stored_as = {dtype: stored_model(TINY, 2, (dtype,)) for dtype in ("Q4_0", "BF16", "Q6_K")}
     sparse = [i for i in range(FINE_LAYERS) if TINY.activation_std_multiplier(i) is not None]
     expected = {f"layers.{i}.mlp.gate_rows.weight" for i in sparse}

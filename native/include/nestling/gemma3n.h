@@ -53,8 +53,9 @@ struct LayerConfig {
 };
 
 // What is rounded wrong early is amplified by all layers that follow. So inputs of attention are
-// wide in the first layers, then fine, and from kFineLayers on all activations are coarse (Rounding
-// in step_kernels.h). Below kFineLayers what decides on living neurons is wide too.
+// wide in the first layers, then fine, and from kFineLayers on coarse as all others are (Rounding
+// in step_kernels.h). Before that, gates that are packed a second time decide on living neurons by
+// wide dots; gates that are not are as attention is.
 inline constexpr std::size_t kWideLayers = 5;
 inline constexpr std::size_t kFineLayers = 10;
 
@@ -176,9 +177,10 @@ class Gemma3n {
   double weight_bytes_per_token() const;
 
   // logits [logit_rows.size(), batch.num_logits]. `on_layer`, if set, gets the streams
-  // [num_rows, altup_num_inputs, hidden_size] after every layer (tests). One thread at a time.
+  // [num_rows, altup_num_inputs, hidden_size] after every layer (tests), rows and streams so many
+  // floats apart. One thread at a time.
   using OnLayer = std::function<void(std::size_t layer, const float* streams, std::size_t num_rows,
-                                     std::size_t stride)>;
+                                     std::size_t row_stride, std::size_t stream_stride)>;
   void step(const StepBatch& batch, KvCache& cache, float* logits, const OnLayer& on_layer = {});
 
  private:

@@ -11,7 +11,7 @@ from nestling.native.threads import ThreadPool
 
 Int32 = NDArray[np.int32]
 FINE_LAYERS: int = _core.FINE_LAYERS
-"""Layers, from the first, whose activations are 16 bits rather than 8 (ADR 0007)."""
+"""The first layers: none of their activations is coarse but gates' (ADR 0007)."""
 OnLayer = Callable[[int, NDArray[np.float32]], None]
 """Called after each layer with its index and the streams [num_rows, altup_num_inputs, hidden]."""
 
