@@ -246,6 +246,36 @@ void test_products(const Tables& tables, StoredType type, Numbers numbers, Round
   test_linear(tables, type, {4160, 33, 26}, numbers, rounding);
 }
 
+// What is not finite does not become a number.
+void test_not_finite(const Tables& tables, Rounding rounding) {
+  ThreadPool pool(1);
+  const auto weight = Weights(StoredType::kQ4_0, 32, 128, Numbers::kRandom).packed<Matrix>(pool);
+  for (const float value : {kNaN, kInfinity, -kInfinity}) {
+    std::vector<float> x = padded_rows(1, 128, 128, Numbers::kRandom);
+    std::fill_n(x.begin() + 32, 32, value);
+    for (const StepKernels* table : {&tables.variant, &tables.exact, &tables.otherwise}) {
+      QuantizedRows rows = quantized(*table, x, 128, 128, rounding, 1);
+      std::vector<float> result(32);
+      table->linear({.weight = &weight,
+                     .x = {.floats = x.data(),
+                           .stride = 128,
+                           .bytes = rows.bytes.data(),
+                           .low_bytes = rows.low(),
+                           .groups = rows.groups.data(),
+                           .halves = rows.halves.data(),
+                           .padded_in = 128,
+                           .panel_rows = 1,
+                           .rounding = rounding},
+                     .num_rows = 1,
+                     .tile_begin = 0,
+                     .tile_end = 2,
+                     .out = result.data(),
+                     .out_stride = 32});
+      for (const float y : result) CHECK(!std::isfinite(y));
+    }
+  }
+}
+
 void test_dots(const Tables& tables, StoredType type, Numbers numbers, Rounding rounding) {
   ThreadPool pool(1);
   for (const std::size_t in : {1u, 33u, 100u, 700u}) {
@@ -511,6 +541,7 @@ void test_variant(Variant variant) {
   for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
     for (const StoredType type : kTypes) {
       for (const Rounding rounding : {Rounding::kCoarse, Rounding::kFine, Rounding::kWide}) {
+        test_not_finite(tables, rounding);
         test_products(tables, type, numbers, rounding);
         test_dots(tables, type, numbers, rounding);
       }

@@ -18,7 +18,7 @@ from nestling.weights.packing import PackPlan, core_config, core_layers, pack_we
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Array, NumpyDecoder, Session, make_decoder, one_shot
 from tests.model.strategies import configs, schedules
-from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
+from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights, token_ids
 from tests.native.stored_models import MIXED, SIX_BITS, UnpackedTensors, stored_model
 from tests.native.variants import EXACT_PAIR, VARIANTS
 
@@ -86,6 +86,22 @@ def test_random_models_in_float32(
         expected = one_shot(decoder, ids)
         np.testing.assert_array_equal(session.result(s), expected)
         np.testing.assert_allclose(expected, one_shot(oracle, ids), atol=FLOAT_TOLERANCE, rtol=0)
+
+
+def test_streams_after_each_layer_of_a_wide_model() -> None:
+    source = DictTensors(random_weights(TINY_LLAMA_CPP, 4))
+    ids = token_ids(TINY_LLAMA_CPP, 5, 4)
+    seen: list[list[Array]] = []
+    for decoder in (
+        NativeDecoder(TINY_LLAMA_CPP, source, Native()),
+        make_decoder(TINY_LLAMA_CPP, source=source),
+    ):
+        streams: list[Array] = []
+        one_shot(decoder, ids, lambda _i, s, streams=streams: streams.append(s.copy()))
+        seen.append(streams)
+    assert [s.shape for s in seen[0]] == [(5, 4, 256)] * 25
+    for ours, theirs in zip(*seen, strict=True):
+        assert relative(ours, theirs) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
