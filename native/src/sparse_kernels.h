@@ -250,7 +250,7 @@ inline void with_column_reader(const ColumnMatrix& weight, const F& f) {
   }
 }
 
-// The cache lines of a column's outputs [begin, end).
+// The cache lines of a column's outputs [begin, end), and of their scales.
 template <class V>
 inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std::size_t begin,
                             std::size_t end) {
@@ -258,12 +258,6 @@ inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std:
   prefetch_bytes<V>(
       weight.values<std::uint8_t>() + (column * weight.padded_out() + begin) / kGroup * bytes,
       (end - begin) / kGroup * bytes);
-}
-
-// Those of the scales, which it shares with its group.
-template <class V>
-inline void prefetch_column_scales(const ColumnMatrix& weight, std::size_t column,
-                                   std::size_t begin, std::size_t end) {
   if (!is_quantized(weight.format())) return;
   const std::size_t plane = column / kGroup * weight.padded_out() + begin;
   prefetch_bytes<V>(weight.scales() + plane, (end - begin) * sizeof(std::uint16_t));
@@ -301,12 +295,9 @@ void add_columns_kernel(const ColumnMatrix& weight, std::size_t begin, std::size
   with_column_reader<V>(weight, [&](const auto& read) {
     for (std::size_t row = 0; row < num_rows; ++row) {
       const LiveRow& live = rows[row];
-      std::size_t group = weight.num_columns();  // none
-      for (std::size_t n = 0; n < live.count && n + kColumnsAhead < live.num_known; ++n) {
-        const std::size_t next = live.indices[n + kColumnsAhead];
-        prefetch_column<V>(weight, next, begin, end);
-        if (next / kGroup != group) prefetch_column_scales<V>(weight, next, begin, end);
-        group = next / kGroup;
+      for (std::size_t n = 0; n < live.count; ++n) {
+        const std::size_t next = n + kColumnsAhead;
+        if (next < live.num_known) prefetch_column<V>(weight, live.indices[next], begin, end);
       }
       std::size_t i = begin;
       for (; i + 128 <= end; i += 128) {
