@@ -543,7 +543,7 @@ void test_variant(Variant variant) {
       for (const Rounding rounding : {Rounding::kCoarse, Rounding::kFine, Rounding::kWide}) {
         test_not_finite(tables, rounding);
         test_products(tables, type, numbers, rounding);
-        test_dots(tables, type, numbers, rounding);
+        if (rounding != Rounding::kCoarse) test_dots(tables, type, numbers, rounding);
       }
       for (const std::size_t out : {1u, 32u, 100u, 290u}) test_columns(tables, type, out, numbers);
     }

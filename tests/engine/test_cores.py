@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from nestling.engine import cores
+from nestling.native.threads import MAX_THREADS
+from nestling.settings import Settings
 
 
 def machine(root: Path, siblings: dict[int, str], name: str = "core_cpus_list") -> Path:
@@ -49,10 +51,15 @@ def test_shares_of_time(tmp_path: Path, files: dict[str, str], shares: list[floa
     assert list(cores._shares_of_time(root, tmp_path / "missing")) == []
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 1), (1.9, 1), (64.0, None)])
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 1), (1.9, 1), (1e9, None)])
 def test_a_container_s_time_bounds_the_threads(
     monkeypatch: pytest.MonkeyPatch, share: float, expected: int | None
 ) -> None:
     all_cores = cores.num_physical_cores(os.sched_getaffinity(0))
     monkeypatch.setattr(cores, "_shares_of_time", lambda: [share])
     assert cores.num_usable_cores() == min(all_cores, expected or all_cores)
+
+
+def test_the_setting_takes_as_many_threads_as_the_core() -> None:
+    schema = Settings.model_json_schema()["properties"]["threads"]
+    assert schema["anyOf"][0]["maximum"] == MAX_THREADS

@@ -40,7 +40,8 @@ constexpr bool is_quantized(Format format) {
 // are quantised anew. Matrix::natural_format is another one for Q6_K.
 Format natural_format(StoredType type);
 
-// Raised whenever packing puts other bytes into memory than before: packed files hold those bytes.
+// Raised whenever packing puts other bytes into memory than before, or other matrices: packed files
+// hold those.
 inline constexpr int kLayoutVersion = 4;
 
 // Where the planes of packed weights begin in a mapped file.

@@ -155,9 +155,11 @@ class NativeRunner:
     def _as_scoring(self) -> Iterator[None]:
         """What is computed within is no step of the engine."""
         before = self._core.times()
-        yield
-        for name, value in self._core.times().items():
-            self._scoring[name] += value - before[name]
+        try:
+            yield
+        finally:
+            for name, value in self._core.times().items():
+                self._scoring[name] += value - before[name]
 
     def _step(self, batch: ForwardBatch, cache: KvCache, logits: NDArray[np.float32]) -> None:
         self._core.step(
