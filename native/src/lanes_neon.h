@@ -222,6 +222,8 @@ struct Neon {
     vst1q_s8(to, vqmovn_high_s16(vqmovn_s16(low), high));
   }
 
+  static std::int32_t sum_of_bytes(const std::int8_t* from) { return vaddlvq_s8(vld1q_s8(from)); }
+
   static void prefetch(const void* address) { __builtin_prefetch(address); }
 
  private:

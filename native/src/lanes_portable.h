@@ -227,6 +227,13 @@ struct Portable {
     }
   }
 
+  // Of 16 bytes.
+  static std::int32_t sum_of_bytes(const std::int8_t* from) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += from[i];
+    return sum;
+  }
+
   static void prefetch(const void* address) { __builtin_prefetch(address); }
 
   static float from_float16(std::uint16_t half) {

@@ -4,8 +4,10 @@
 // whose integer sums are exact), in its own lane.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 
+#include "quantize.h"
 #include "step_kernels.h"
 
 namespace nestling {
@@ -394,74 +396,128 @@ void linear_kernel(const ProductTask& task) {
 // Below this a group counts as zeros: the inverse of its scale would leave float32's range.
 constexpr float kLeastMagnitude = 0x1p-100f;
 
-struct QuantizedGroup {
-  GroupScale scale;
-  HalfBiases halves;
+// Of 16 neighbouring groups.
+struct GroupSteps {
+  float scale[kTile];
+  float exponent[kTile];        // of a coarse scale: its log2
+  float steps_per_unit[kTile];  // of the bytes, or the high ones
 };
 
-struct Scale {
-  float value;
-  float exponent;  // of a coarse one: its log2
-};
-
-// The least power of two that is not below x, which is not negative. What is not finite becomes
-// NaN, so that it stays visible.
-inline Scale power_not_below(float x) {
-  if (!(x <= __FLT_MAX__)) return {__builtin_nanf(""), __builtin_nanf("")};
-  const std::uint32_t bits = (std::bit_cast<std::uint32_t>(x) + 0x7fffffu) & 0x7f800000u;
-  return {std::bit_cast<float>(bits),
-          static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 127)};
+// The least powers of two that are not below the scales. What is not finite becomes NaN.
+inline void make_coarse(GroupSteps& steps) {
+  for (std::size_t i = 0; i < kTile; ++i) {
+    const float scale = steps.scale[i];
+    const std::uint32_t bits = (std::bit_cast<std::uint32_t>(scale) + 0x7fffffu) & 0x7f800000u;
+    const auto exponent = static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 127);
+    const bool is_finite = scale <= __FLT_MAX__;
+    steps.scale[i] = is_finite ? std::bit_cast<float>(bits) : __builtin_nanf("");
+    steps.exponent[i] = is_finite ? exponent : __builtin_nanf("");
+    steps.steps_per_unit[i] = 1.0f / steps.scale[i];
+  }
 }
 
-// Bytes of one group and its numbers; low bytes only of wide ones.
-template <class V>
-inline QuantizedGroup quantize_group(const float* x, Rounding rounding, std::int8_t* bytes,
-                                     std::int8_t* low) {
-  using F32 = typename V::F32;
-  const F32 halves[2] = {F32::load(x), F32::load(x + 16)};
-  const float largest = V::max(V::abs(halves[0]), V::abs(halves[1])).largest();
-  Scale scale{largest / 127.0f, 0.0f};
-  if (rounding == Rounding::kCoarse) scale = power_not_below(scale.value);
-  const float steps_per_unit =
-      rounding == Rounding::kCoarse ? 1.0f / scale.value : 127.0f / largest;
-  const F32 inverse = F32::all(largest >= kLeastMagnitude ? steps_per_unit : 0.0f);
-  // Bytes are read again as they were stored, 16 at once, or the load would wait for the store.
-  const auto to_float = [](const std::int8_t* from) {
-    return V::I32::widen_signed_bytes(from).to_float();
-  };
-  if (rounding == Rounding::kWide) scale.value /= static_cast<float>(kWideStep);
-  std::int32_t sums[2];
-  for (std::size_t i = 0; i < 2; ++i) {
-    const F32 steps = halves[i] * inverse;
-    V::store_bytes(steps, bytes + 16 * i);
-    const F32 rounded = to_float(bytes + 16 * i);
-    sums[i] = static_cast<std::int32_t>(rounded.total());
-    if (rounding != Rounding::kWide) continue;
-    V::store_bytes((steps - rounded) * F32::all(static_cast<float>(kWideStep)), low + 16 * i);
-    sums[i] = sums[i] * kWideStep + static_cast<std::int32_t>(to_float(low + 16 * i).total());
+// Of groups [0, count) of x, count <= 16: all magnitudes, then all divisions, so that no group
+// waits for the one before. A group with a NaN gets it as its scale.
+inline GroupSteps steps_of_groups(const float* x, std::size_t count, Rounding rounding) {
+  float largest[kTile] = {};
+  for (std::size_t i = 0; i < count; ++i) largest[i] = largest_size(x + i * kGroup);
+  GroupSteps steps{};
+  for (std::size_t i = 0; i < kTile; ++i) {
+    steps.scale[i] = largest[i] / 127.0f;
+    steps.steps_per_unit[i] = 127.0f / largest[i];
   }
-  const std::int32_t sum = sums[0] + sums[1];
-  return {{scale.value, scale.exponent, scale.value * static_cast<float>(sum), -8 * sum},
-          {{-32 * sums[0], -32 * sums[1]}}};
+  if (rounding == Rounding::kCoarse) make_coarse(steps);
+  for (std::size_t i = 0; i < kTile; ++i) {
+    if (rounding == Rounding::kWide) steps.scale[i] /= static_cast<float>(kWideStep);
+    if (!(largest[i] >= kLeastMagnitude)) steps.steps_per_unit[i] = 0.0f;
+  }
+  return steps;
+}
+
+// Bytes of group i of x, and low bytes if it is wide; sums of each half's integers.
+template <class V, bool kWide>
+inline void quantize_group(const float* x, const GroupSteps& steps, std::size_t i,
+                           std::int8_t* bytes, std::int8_t* low, std::int32_t (&sums)[2]) {
+  using F32 = typename V::F32;
+  const F32 steps_per_unit = F32::all(steps.steps_per_unit[i]);
+  for (std::size_t half = 0; half < 2; ++half) {
+    const F32 exact = F32::load(x + i * kGroup + 16 * half) * steps_per_unit;
+    std::int8_t* const high = bytes + 16 * half;
+    V::store_bytes(exact, high);
+    sums[half] = V::sum_of_bytes(high);
+    if constexpr (!kWide) continue;
+    const F32 rounded = V::I32::widen_signed_bytes(high).to_float();
+    V::store_bytes((exact - rounded) * F32::all(static_cast<float>(kWideStep)), low + 16 * half);
+    sums[half] = sums[half] * kWideStep + V::sum_of_bytes(low + 16 * half);
+  }
+}
+
+template <class V, bool kWide>
+inline void quantize_row(const float* x, std::size_t size, std::size_t row, const ByteRows& rows) {
+  const ByteRows to = rows;  // a copy, as bytes that are stored may alias the original
+  const std::size_t panel_rows = to.panel_rows;
+  const std::size_t panel = row / panel_rows;
+  const std::size_t place = row % panel_rows;
+  const std::size_t num_groups = (size + kGroup - 1) / kGroup;
+  std::size_t at = panel * (to.padded_in / kGroup) * panel_rows + place;
+  std::size_t byte_at = panel * to.padded_in * panel_rows + place * 4;
+  for (std::size_t begin = 0; begin < num_groups; begin += kTile) {
+    const float* const from = x + begin * kGroup;
+    const std::size_t count = std::min(kTile, num_groups - begin);
+    const GroupSteps steps = steps_of_groups(from, count, to.rounding);
+    for (std::size_t i = 0; i < count; ++i) {
+      alignas(64) std::int8_t bytes[kGroup];
+      alignas(64) std::int8_t low[kGroup];
+      std::int32_t sums[2];
+      quantize_group<V, kWide>(from, steps, i, bytes, low, sums);
+      const std::int32_t sum = sums[0] + sums[1];
+      // Number by number: copies of whole structs would wait for their parts.
+      GroupScale& group = to.groups[at];
+      group.scale = steps.scale[i];
+      group.exponent = steps.exponent[i];
+      group.scaled_sum = steps.scale[i] * static_cast<float>(sum);
+      group.nibble_bias = -8 * sum;
+      HalfBiases& halves = to.halves[at];
+      halves.of[0] = -32 * sums[0];
+      halves.of[1] = -32 * sums[1];
+      at += panel_rows;
+      for (std::size_t k = 0; k < kGroup; k += 4) {
+        __builtin_memcpy(to.bytes + byte_at, bytes + k, 4);
+        if constexpr (kWide) __builtin_memcpy(to.low_bytes + byte_at, low + k, 4);
+        byte_at += 4 * panel_rows;
+      }
+    }
+  }
 }
 
 template <class V>
 void quantize_kernel(const float* x, std::size_t size, std::size_t row, const ByteRows& to) {
-  const std::size_t panel_rows = to.panel_rows;
-  const std::size_t panel = row / panel_rows;
-  const std::size_t place = row % panel_rows;
-  const std::size_t first = panel * to.padded_in * panel_rows + place * 4;
-  const std::size_t first_group = panel * (to.padded_in / kGroup) * panel_rows + place;
-  for (std::size_t g = 0; g * kGroup < size; ++g) {
-    alignas(64) std::int8_t group[kGroup];
-    alignas(64) std::int8_t low[kGroup];
-    const QuantizedGroup quantized = quantize_group<V>(x + g * kGroup, to.rounding, group, low);
-    to.groups[first_group + g * panel_rows] = quantized.scale;
-    to.halves[first_group + g * panel_rows] = quantized.halves;
-    for (std::size_t k = 0; k < kGroup; k += 4) {
-      const std::size_t at = first + (g * kGroup + k) * panel_rows;
-      __builtin_memcpy(to.bytes + at, group + k, 4);
-      if (to.rounding == Rounding::kWide) __builtin_memcpy(to.low_bytes + at, low + k, 4);
+  if (to.rounding == Rounding::kWide) return quantize_row<V, true>(x, size, row, to);
+  quantize_row<V, false>(x, size, row, to);
+}
+
+template <class V, bool kWide>
+inline void quantize_dot(const float* x, std::size_t size, std::size_t padded_in,
+                         std::int8_t* bytes, std::int8_t* low_bytes, float* scales,
+                         float* scaled_sums) {
+  const std::size_t num_groups = (size + kGroup - 1) / kGroup;
+  for (std::size_t begin = 0; begin < padded_in / kGroup; begin += kTile) {
+    const float* const from = x + begin * kGroup;
+    const std::size_t count = begin < num_groups ? std::min(kTile, num_groups - begin) : 0;
+    const GroupSteps steps =
+        steps_of_groups(from, count, kWide ? Rounding::kWide : Rounding::kFine);
+    for (std::size_t i = 0; i < kTile; ++i) {
+      alignas(64) std::int8_t group[kGroup] = {};
+      alignas(64) std::int8_t low[kGroup] = {};
+      std::int32_t sums[2] = {};
+      if (i < count) quantize_group<V, kWide>(from, steps, i, group, low, sums);
+      scales[begin + i] = steps.scale[i];
+      scaled_sums[begin + i] = steps.scale[i] * static_cast<float>(sums[0] + sums[1]);
+      for (std::size_t k = 0; k < kGroup; k += 4) {
+        const std::size_t at = begin * kGroup + k * kTile + 4 * i;
+        __builtin_memcpy(bytes + at, group + k, 4);
+        if constexpr (kWide) __builtin_memcpy(low_bytes + at, low + k, 4);
+      }
     }
   }
 }
@@ -470,24 +526,8 @@ template <class V>
 void quantize_dot_kernel(const float* x, std::size_t size, std::size_t padded_in,
                          std::int8_t* bytes, std::int8_t* low_bytes, float* scales,
                          float* scaled_sums) {
-  const Rounding rounding = low_bytes != nullptr ? Rounding::kWide : Rounding::kFine;
-  for (std::size_t g = 0; g < padded_in / kGroup; ++g) {
-    alignas(64) std::int8_t group[kGroup] = {};
-    alignas(64) std::int8_t low[kGroup] = {};
-    scales[g] = 0.0f;
-    scaled_sums[g] = 0.0f;
-    if (g * kGroup < size) {
-      const GroupScale scale = quantize_group<V>(x + g * kGroup, rounding, group, low).scale;
-      scales[g] = scale.scale;
-      scaled_sums[g] = scale.scaled_sum;
-    }
-    const std::size_t first = g / kTile * kRowBlock + g % kTile * 4;
-    for (std::size_t k = 0; k < kGroup; k += 4) {
-      const std::size_t at = first + k * kTile;
-      __builtin_memcpy(bytes + at, group + k, 4);
-      if (low_bytes != nullptr) __builtin_memcpy(low_bytes + at, low + k, 4);
-    }
-  }
+  const auto quantize = low_bytes != nullptr ? quantize_dot<V, true> : quantize_dot<V, false>;
+  quantize(x, size, padded_in, bytes, low_bytes, scales, scaled_sums);
 }
 
 }  // namespace
