@@ -197,6 +197,9 @@ struct Avx2 {
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
   }
+  static void prefetch_far(const void* address) {
+    _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T1);
+  }
 
  private:
   static __m256 power(__m256 shifted) {

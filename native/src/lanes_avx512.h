@@ -164,6 +164,9 @@ struct Avx512 {
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
   }
+  static void prefetch_far(const void* address) {
+    _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T1);
+  }
 
  private:
   // Each byte's low nibble from `low`, its high one from `rest`.

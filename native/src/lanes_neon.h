@@ -225,6 +225,7 @@ struct Neon {
   static std::int32_t sum_of_bytes(const std::int8_t* from) { return vaddlvq_s8(vld1q_s8(from)); }
 
   static void prefetch(const void* address) { __builtin_prefetch(address); }
+  static void prefetch_far(const void* address) { __builtin_prefetch(address, 0, 2); }
 
  private:
   // a > b ? a : b; the second of zeros, and where one is no number: as x86's, unlike FMAX.

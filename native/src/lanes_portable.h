@@ -235,6 +235,8 @@ struct Portable {
   }
 
   static void prefetch(const void* address) { __builtin_prefetch(address); }
+  // To the second cache.
+  static void prefetch_far(const void* address) { __builtin_prefetch(address, 0, 2); }
 
   static float from_float16(std::uint16_t half) {
     const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;

@@ -29,11 +29,23 @@ inline typename V::F32 scaled(const typename V::I32& dot, const GroupScale& grou
   }
 }
 
-// `next`: the weights that are read after these.
+// The weights that are read after those of a call, and what to ask for of them with each group.
+struct Ahead {
+  const std::uint8_t* next;
+  const std::uint8_t* far;
+  std::size_t far_bytes_per_group;
+};
+
+template <class V>
+inline void ask_for_group(Ahead& ahead) {
+  for (std::size_t i = 0; i < ahead.far_bytes_per_group; i += 64) V::prefetch_far(ahead.far + i);
+  ahead.far += ahead.far_bytes_per_group;
+}
+
 template <class V, int kRows, int kPanel, bool kNibbles, bool kHasMin, Rounding kRounding>
 inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                            std::size_t group_begin, std::size_t group_end, float* out,
-                           std::size_t out_stride, const std::uint8_t* next) {
+                           std::size_t out_stride, Ahead ahead) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using Bytes = typename V::Bytes;
@@ -62,10 +74,11 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
         group_begin == 0 ? F32::zero() : F32::load(out + static_cast<std::size_t>(r) * out_stride);
   }
   for (std::size_t g = group_begin; g < group_end; ++g) {
-    const std::uint8_t* const ahead = g + kGroupsAhead < group_end
-                                          ? line + kPrefetchBytes
-                                          : next + (g + kGroupsAhead - group_end) * kLines * 64;
-    for (int j = 0; j < kLines; ++j) V::prefetch(ahead + 64 * j);
+    const std::uint8_t* const near =
+        g + kGroupsAhead < group_end ? line + kPrefetchBytes
+                                     : ahead.next + (g + kGroupsAhead - group_end) * kLines * 64;
+    for (int j = 0; j < kLines; ++j) V::prefetch(near + 64 * j);
+    if constexpr (kRows > 1) ask_for_group<V>(ahead);
     I32 dots[kRows];
     I32 low_dots[kRows];
 #pragma GCC unroll 16
@@ -131,7 +144,7 @@ inline void quantized_tile(const Matrix& weight, const Rows& x, std::size_t tile
 template <class V, int kRows, int kPanel, Rounding kRounding>
 inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, std::size_t row,
                          std::size_t group_begin, std::size_t group_end, float* out,
-                         std::size_t out_stride) {
+                         std::size_t out_stride, Ahead ahead) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using Bytes = typename V::Bytes;
@@ -172,6 +185,7 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
     scales += kTile;
     for (std::size_t g = 0; g < kBlockGroups; ++g) {
       for (int j = 0; j < 6; ++j) V::prefetch(line + kPrefetchBytes + 64 * j);
+      if constexpr (kRows > 1) ask_for_group<V>(ahead);
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const Bytes nibbles[2] = {Bytes::load(line), Bytes::load(line + 64)};
@@ -262,20 +276,20 @@ inline void float_tile(const Matrix& weight, const Rows& x, std::size_t tile, st
 template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_rows(const ProductTask& task, std::size_t tile, std::size_t row,
                            std::size_t num_rows, std::size_t group_begin, std::size_t group_end,
-                           const std::uint8_t* next) {
+                           const Ahead& ahead) {
   if (num_rows == kMost) {
     float* out = task.out + row * task.out_stride + (tile - task.tile_begin) * kTile;
     if constexpr (kFormat == Format::kQ6) {
       return six_bit_tile<V, kMost, kPanel, kRounding>(*task.weight, task.x, tile, row, group_begin,
-                                                       group_end, out, task.out_stride);
+                                                       group_end, out, task.out_stride, ahead);
     } else {
       return quantized_tile<V, kMost, kPanel, kFormat == Format::kQ4, kHasMin, kRounding>(
-          *task.weight, task.x, tile, row, group_begin, group_end, out, task.out_stride, next);
+          *task.weight, task.x, tile, row, group_begin, group_end, out, task.out_stride, ahead);
     }
   }
   if constexpr (kMost > 1) {
-    quantized_rows<V, kMost - 1, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, num_rows,
-                                                                      group_begin, group_end, next);
+    quantized_rows<V, kMost - 1, kPanel, kFormat, kHasMin, kRounding>(
+        task, tile, row, num_rows, group_begin, group_end, ahead);
   }
 }
 
@@ -294,25 +308,35 @@ constexpr std::size_t kFewRows = 24;
 
 template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_linear(const ProductTask& task) {
-  constexpr std::size_t kGroupBytes = kFormat == Format::kQ4 ? 256 : 512;
+  constexpr std::size_t kGroupBytes = kFormat == Format::kQ4   ? 256
+                                      : kFormat == Format::kQ8 ? 512
+                                                               : kSixBitBlockBytes / 8;
   const std::size_t num_groups = task.weight->num_groups();
   // A single row stays in the cache whole.
   const std::size_t at_once = kMost == 1 ? num_groups : kGroupsAtOnce;
   const auto weights_at = [&](std::size_t tile, std::size_t group) {
     return task.weight->values<std::uint8_t>() + (tile * num_groups + group) * kGroupBytes;
   };
+  const bool tiles_first = task.num_rows <= kFewRows;
+  // Few rows wait for memory while the first of them pass; so each block of them asks for its share
+  // of the next tile.
+  const std::size_t num_blocks = (task.num_rows + kMost - 1) / kMost;
+  const std::size_t share = tiles_first ? (kGroupBytes / num_blocks + 63) / 64 * 64 : 0;
   for (std::size_t begin = 0; begin < num_groups; begin += at_once) {
     const std::size_t end = begin + at_once < num_groups ? begin + at_once : num_groups;
-    const bool tiles_first = task.num_rows <= kFewRows;
     const auto next = [&](std::size_t tile) {
       if (tile + 1 < task.tile_end) return weights_at(tile + 1, begin);
       return end < num_groups ? weights_at(task.tile_begin, end) : weights_at(tile + 1, 0);
+    };
+    const auto ahead = [&](std::size_t tile, std::size_t row) {
+      const std::uint8_t* const weights = next(tile);
+      return Ahead{weights, weights + (end - begin) * kGroupBytes * row / task.num_rows, share};
     };
     for (std::size_t tile = task.tile_begin; tiles_first && tile < task.tile_end; ++tile) {
       for (std::size_t row = 0; row < task.num_rows;) {
         const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
         quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, rows, begin,
-                                                                      end, next(tile));
+                                                                      end, ahead(tile, row));
         row += rows;
       }
     }
@@ -320,7 +344,7 @@ inline void quantized_linear(const ProductTask& task) {
       const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
       for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
         quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, rows, begin,
-                                                                      end, next(tile));
+                                                                      end, ahead(tile, row));
       }
       row += rows;
     }
