@@ -94,12 +94,23 @@ void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body
   if (error_) std::rethrow_exception(error_);
 }
 
+// Pieces get smaller towards the end of a loop, so that threads end it at about the same time.
+bool ThreadPool::take_piece(std::size_t& begin, std::size_t& end) {
+  const std::size_t num_shares = 2 * static_cast<std::size_t>(num_threads_);
+  begin = next_.load(std::memory_order_relaxed);
+  do {
+    if (begin >= count_) return false;
+    end = begin + std::clamp<std::size_t>((count_ - begin) / num_shares, 1, grain_);
+  } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+  return true;
+}
+
 void ThreadPool::take_pieces(std::size_t thread) noexcept {
-  while (true) {
-    const std::size_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (begin >= count_) return;
+  std::size_t begin = 0;
+  std::size_t end = 0;
+  while (take_piece(begin, end)) {
     try {
-      (*body_)(begin, std::min(count_, begin + grain_), thread);
+      (*body_)(begin, end, thread);
     } catch (...) {
       const std::lock_guard lock(error_mutex_);
       if (!error_ || begin < error_begin_) {

@@ -53,6 +53,7 @@ class ThreadPool {
   using RangeBody = std::function<void(std::size_t begin, std::size_t end, std::size_t thread)>;
 
   void run(std::size_t count, std::size_t grain, const RangeBody& body);
+  bool take_piece(std::size_t& begin, std::size_t& end);
   void take_pieces(std::size_t thread) noexcept;
   void work(std::size_t thread);
   bool wait_for_loop(std::uint64_t seen);
