@@ -11,7 +11,8 @@ namespace nestling {
 namespace {
 
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
-constexpr std::size_t kSlice = 512;           // outputs that one thread adds up for few rows
+constexpr std::size_t kSlice = 256;           // outputs that one thread adds up for few rows, or
+constexpr std::size_t kSlicesAtOnce = 2;      // twice as many where the others have enough left
 constexpr std::size_t kRowsAhead = 4;         // asked for before a dot, if in the second cache
 // Neurons whose gate is this much of a standard deviation below the cutoff may live after all. The
 // rounding of activations to coarse bytes moves a gate by 0.009 deviations, if they are Gaussian.
@@ -194,19 +195,20 @@ void Gemma3n::Step::add_columns(std::size_t layer) {
   const std::size_t num_chunks = ws_.marks_stride - 1;
   const bool decodes = num_rows_ >= kRowsToDecodeFor;
   const std::size_t slice = decodes ? kDecodedWidth : kSlice;
-  const std::size_t num_pieces = (down.padded_out() + slice - 1) / slice;
-  pool_.parallel_for(num_pieces, 1, [&](std::size_t piece, std::size_t, std::size_t thread) {
-    const std::size_t begin = piece * slice;
-    const std::size_t end = std::min(begin + slice, down.padded_out());
+  const std::size_t num_slices = (down.padded_out() + slice - 1) / slice;
+  const std::size_t grain = decodes ? 1 : kSlicesAtOnce;
+  pool_.parallel_for(num_slices, grain, [&](std::size_t from, std::size_t to, std::size_t thread) {
+    const std::size_t begin = from * slice;
+    const std::size_t end = std::min(to * slice, down.padded_out());
     float* const decoded = ws_.thread_scratch[thread].data();
     LiveRow* const rows = ws_.thread_live_rows[thread].data();
     for (std::size_t chunk = 0; chunk < num_chunks; ++chunk) {
       for (std::size_t row = 0; row < num_rows_; ++row) {
-        const std::size_t from = marks(row)[chunk];
-        rows[row] = {.indices = live_indices(row) + from,
-                     .values = live_values(row) + from,
-                     .count = marks(row)[chunk + 1] - from,
-                     .num_known = ws_.num_live[row] - from,
+        const std::size_t first = marks(row)[chunk];
+        rows[row] = {.indices = live_indices(row) + first,
+                     .values = live_values(row) + first,
+                     .count = marks(row)[chunk + 1] - first,
+                     .num_known = ws_.num_live[row] - first,
                      .out = ws_.ffn_out.row(row) + begin};
       }
       if (!decodes) {

@@ -3,6 +3,7 @@
 // rest of a layer.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -90,11 +91,16 @@ class Gemma3n::Step {
   void correct_row(std::size_t layer, std::size_t row);
   void exit(float* logits);
 
-  // Calls body(row) or body(row, thread).
+  // Calls body(row) or body(row, thread). If there are enough of them a thread takes whole panels,
+  // whose rows' bytes share cache lines.
   template <class Body>
   void for_rows(const Body& body) {
-    pool_.parallel_for(num_rows_, 1, [&](std::size_t begin, std::size_t end, std::size_t thread) {
-      for (std::size_t row = begin; row < end; ++row) {
+    const std::size_t num_panels = (num_rows_ + kPanelRows - 1) / kPanelRows;
+    const auto num_threads = static_cast<std::size_t>(pool_.num_threads());
+    const std::size_t at_once = num_panels < num_threads ? 1 : kPanelRows;
+    const std::size_t count = (num_rows_ + at_once - 1) / at_once;
+    pool_.parallel_for(count, 1, [&](std::size_t begin, std::size_t end, std::size_t thread) {
+      for (std::size_t row = begin * at_once; row < std::min(end * at_once, num_rows_); ++row) {
         if constexpr (std::is_invocable_v<const Body&, std::size_t, std::size_t>) {
           body(row, thread);
         } else {

@@ -96,7 +96,7 @@ void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body
 
 // Pieces get smaller towards the end of a loop, so that threads end it at about the same time.
 bool ThreadPool::take_piece(std::size_t& begin, std::size_t& end) {
-  const std::size_t num_shares = 2 * static_cast<std::size_t>(num_threads_);
+  const auto num_shares = static_cast<std::size_t>(num_threads_);
   begin = next_.load(std::memory_order_relaxed);
   do {
     if (begin >= count_) return false;
