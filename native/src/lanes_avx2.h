@@ -127,6 +127,10 @@ struct Avx2 {
       return {_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)};
     }
   };
+  template <int kBias>
+  static F32 low_nibble_less(const I32& a) {
+    return (a.low_nibbles() + I32::all(-kBias)).to_float();
+  }
 
   struct Bytes {
     __m256i low;

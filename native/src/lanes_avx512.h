@@ -88,6 +88,16 @@ struct Avx512 {
     I32 low_nibbles() const { return {_mm512_and_si512(v, _mm512_set1_epi32(15))}; }
   };
 
+  // A table in place of a mask, a subtraction and a conversion.
+  template <int kBias>
+  static F32 low_nibble_less(I32 a) {
+    constexpr auto at = [](int code) { return static_cast<float>(code - kBias); };
+    const __m512 table =
+        _mm512_setr_ps(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10),
+                       at(11), at(12), at(13), at(14), at(15));
+    return {_mm512_permutexvar_ps(a.v, table)};
+  }
+
   struct Bytes {
     __m512i v;
 

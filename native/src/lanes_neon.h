@@ -157,6 +157,11 @@ struct Neon {
     }
   };
 
+  template <int kBias>
+  static F32 low_nibble_less(const I32& a) {
+    return (a.low_nibbles() + I32::all(-kBias)).to_float();
+  }
+
   // Nibbles and codes of 6 bits are held as signed bytes too: 0..63 fits both.
   struct Bytes {
     int8x16_t v[4];

@@ -156,6 +156,12 @@ struct Portable {
     }
   };
 
+  // The low four bits of each lane, less kBias.
+  template <int kBias>
+  static F32 low_nibble_less(const I32& a) {
+    return (a.low_nibbles() + I32::all(-kBias)).to_float();
+  }
+
   // 64 weight bytes.
   struct Bytes {
     std::uint8_t v[64];

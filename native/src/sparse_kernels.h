@@ -204,27 +204,23 @@ inline ColumnPair<V> quantized_column(const ColumnMatrix& weight, std::size_t co
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   const std::size_t plane = column / kGroup * weight.padded_out() + begin;
-  I32 q[2];
+  F32 q[2];
   if constexpr (kNibbles) {
+    constexpr int kBias = kHasMin ? 0 : 8;
     const I32 both = I32::widen_bytes(weight.values<std::uint8_t>() +
                                       column * (weight.padded_out() / 2) + begin / 2);
-    q[0] = both.low_nibbles();
-    q[1] = both.high_nibbles();
-    if constexpr (!kHasMin) {
-      q[0] = q[0] + I32::all(-8);
-      q[1] = q[1] + I32::all(-8);
-    }
+    q[0] = V::template low_nibble_less<kBias>(both);
+    q[1] = V::template low_nibble_less<kBias>(both.high_nibbles());
   } else {
     const std::int8_t* from = weight.values<std::int8_t>() + column * weight.padded_out() + begin;
-    q[0] = I32::widen_signed_bytes(from);
-    q[1] = I32::widen_signed_bytes(from + 16);
+    q[0] = I32::widen_signed_bytes(from).to_float();
+    q[1] = I32::widen_signed_bytes(from + 16).to_float();
   }
   F32 w[2];
   for (std::size_t i = 0; i < 2; ++i) {
     const F32 scale = F32::load_float16(weight.scales() + plane + 16 * i);
-    w[i] = kHasMin
-               ? V::fma(q[i].to_float(), scale, F32::load_float16(weight.mins() + plane + 16 * i))
-               : q[i].to_float() * scale;
+    w[i] = kHasMin ? V::fma(q[i], scale, F32::load_float16(weight.mins() + plane + 16 * i))
+                   : q[i] * scale;
   }
   return {w[0], w[1]};
 }

@@ -5,7 +5,7 @@
 
 namespace nestling {
 
-constexpr int kNumOperations = 28;
+constexpr int kNumOperations = 30;
 
 struct LaneInputs {
   float a[16];
@@ -28,6 +28,7 @@ struct LaneResults {
   float largest;
   std::uint16_t halves[16];
   std::int8_t bytes[16];
+  std::int32_t byte_sum;
 };
 
 void avx2_lanes(const LaneInputs& in, LaneResults& out);
@@ -76,6 +77,8 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
       wide.times(-254).to_float(),
       wide.low_nibbles().to_float(),
       wide.high_nibbles().to_float(),
+      V::template low_nibble_less<8>(wide),
+      V::template low_nibble_less<0>(wide),
       V::add_dot(I32::all(5), w.low_nibbles(), in.x).to_float(),
       V::add_dot(I32::zero(), w.high_nibbles(), in.x + 60).to_float(),
       V::add_dot_signed(V::signed_start(nibble_bias), signed_w, in.x).to_float(),
@@ -92,6 +95,7 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
   out.largest = F32::load(in.numbers).largest();
   b.store_float16(out.halves);
   V::store_bytes(F32::load(in.steps), out.bytes);
+  out.byte_sum = V::sum_of_bytes(in.x);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <stdexcept>
@@ -79,6 +80,18 @@ void test_pool_serves_several_callers() {
   }
   for (std::thread& caller : callers) caller.join();
   CHECK(sum == 4u * 200u * 30u);
+}
+
+void test_pool_takes_smaller_pieces_at_the_end() {
+  ThreadPool pool(2);
+  std::vector<std::size_t> sizes(100, 0);  // by where a piece begins
+  pool.parallel_for(sizes.size(), 8,
+                    [&](std::size_t begin, std::size_t end) { sizes[begin] = end - begin; });
+  std::vector<std::size_t> pieces;
+  std::copy_if(sizes.begin(), sizes.end(), std::back_inserter(pieces),
+               [](auto n) { return n > 0; });
+  CHECK(std::is_sorted(pieces.rbegin(), pieces.rend()));
+  CHECK(pieces.front() == 8 && pieces.back() == 1);
 }
 
 void test_pool_runs_many_small_loops() {
@@ -323,6 +336,7 @@ void run_all() {
   test_pool_covers_every_item_once();
   test_pool_passes_exceptions_on_and_goes_on_working();
   test_pool_serves_several_callers();
+  test_pool_takes_smaller_pieces_at_the_end();
   test_pool_runs_many_small_loops();
   test_pool_names_its_threads();
   test_pool_does_not_wait_for_late_threads();

@@ -70,6 +70,7 @@ void test_lanes(void (*lanes)(const LaneInputs&, LaneResults&)) {
       CHECK(is_nan || got.halves[i] == expected.halves[i]);
     }
     CHECK(std::memcmp(got.bytes, expected.bytes, 16) == 0);
+    CHECK(got.byte_sum == expected.byte_sum);
   }
 }
 
