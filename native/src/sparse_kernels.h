@@ -268,9 +268,11 @@ inline void add_columns(const ColumnMatrix& weight, const LiveRow& live, std::si
                         float* out, const Read& read) {
   using F32 = typename V::F32;
   F32 sums[2 * kPairs];
+#pragma GCC unroll 16
   for (int i = 0; i < 2 * kPairs; ++i) sums[i] = F32::load(out + 16 * i);
   for (std::size_t n = 0; n < live.count; ++n) {
     const F32 value = F32::all(live.values[n]);
+#pragma GCC unroll 8
     for (int i = 0; i < kPairs; ++i) {
       const ColumnPair<V> w =
           read(weight, live.indices[n], begin + 32 * static_cast<std::size_t>(i));
@@ -278,6 +280,7 @@ inline void add_columns(const ColumnMatrix& weight, const LiveRow& live, std::si
       sums[2 * i + 1] = V::fma(value, w.second, sums[2 * i + 1]);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < 2 * kPairs; ++i) sums[i].store(out + 16 * i);
 }
 
@@ -323,12 +326,15 @@ template <class V, int kLanes>
 inline void add_decoded(const DecodedColumns& columns, const LiveRow& live, float* out) {
   using F32 = typename V::F32;
   F32 sums[kLanes];
+#pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) sums[i] = F32::load(out + 16 * i);
   for (std::size_t n = 0; n < live.count; ++n) {
     const float* column = columns.values + (live.indices[n] - columns.first) * columns.width;
     const F32 value = F32::all(live.values[n]);
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) sums[i] = V::fma(value, F32::load(column + 16 * i), sums[i]);
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) sums[i].store(out + 16 * i);
 }
 
