@@ -59,8 +59,10 @@ void Gemma3n::Step::dense_feed_forward(const LayerWeights& w) {
         std::fill(ups, ups + rows * width, 0.0f);
       }
       const Rows x = ws_.ffn_in.from(row, is_alone());
-      kernels_.linear({w.gate_proj.get(), x, rows, tile_begin, tile_end, gates, width});
-      kernels_.linear({w.up_proj.get(), x, rows, tile_begin, tile_end, ups, width});
+      kernels_.linear({w.gate_proj.get(), x, rows, tile_begin, tile_end, gates, width,
+                       w.up_proj->tile(tile_begin)});
+      kernels_.linear({w.up_proj.get(), x, rows, tile_begin, tile_end, ups, width,
+                       w.gate_proj->tile(likely_next(tile_end, 2 * grain))});
       for (std::size_t r = 0; r < rows; ++r) {
         kernels_.gelu_times(gates + r * width, ups + r * width, width);
         if (to_bytes) {

@@ -308,8 +308,8 @@ void Gemma3n::Step::exit(float* logits) {
     const std::size_t wanted = std::min(width, num_logits - begin * kTile);
     for (std::size_t row = 0; row < num_rows_; row += kFeedForwardRows) {
       const std::size_t rows = std::min(kFeedForwardRows, num_rows_ - row);
-      kernels_.linear(
-          {w_.head.get(), ws_.last.from(row, is_alone()), rows, begin, end, out, width});
+      kernels_.linear({w_.head.get(), ws_.last.from(row, is_alone()), rows, begin, end, out, width,
+                       w_.head->tile(likely_next(end, grain))});
       for (std::size_t r = 0; r < rows; ++r) {
         float* values = out + r * width;
         if (c_.final_logit_softcapping > 0) {
@@ -336,9 +336,11 @@ std::size_t Gemma3n::Step::tiles_at_once(std::size_t num_tiles) const {
 void Gemma3n::Step::linear(const Matrix& weight, const Rows& x, std::size_t tile_begin,
                            std::size_t tile_end, float* out, std::size_t out_stride) {
   const std::size_t num_tiles = tile_end - tile_begin;
-  pool_.parallel_for(num_tiles, tiles_at_once(num_tiles), [&](std::size_t begin, std::size_t end) {
+  const std::size_t grain = tiles_at_once(num_tiles);
+  pool_.parallel_for(num_tiles, grain, [&](std::size_t begin, std::size_t end) {
     kernels_.linear({&weight, x, num_rows_, tile_begin + begin, tile_begin + end,
-                     out + begin * kTile, out_stride});
+                     out + begin * kTile, out_stride,
+                     weight.tile(tile_begin + likely_next(end, grain))});
   });
   times_.weight_bytes += weight.num_bytes() * num_tiles / weight.num_tiles();
 }
@@ -349,7 +351,8 @@ void Gemma3n::Step::products(std::initializer_list<Product> products) {
     num_tiles += product.weight->num_tiles();
     times_.weight_bytes += product.weight->num_bytes();
   }
-  pool_.parallel_for(num_tiles, tiles_at_once(num_tiles), [&](std::size_t begin, std::size_t end) {
+  const std::size_t grain = tiles_at_once(num_tiles);
+  pool_.parallel_for(num_tiles, grain, [&](std::size_t begin, std::size_t end) {
     std::size_t first = 0;
     for (const Product& product : products) {
       const std::size_t count = product.weight->num_tiles();
@@ -358,7 +361,8 @@ void Gemma3n::Step::products(std::initializer_list<Product> products) {
       if (from < to) {
         kernels_.linear({product.weight, product.x->from(0, is_alone()), num_rows_, from - first,
                          to - first, product.out->row(0) + (from - first) * kTile,
-                         product.out->stride});
+                         product.out->stride,
+                         product.weight->tile(likely_next(end, grain) - first)});
       }
       first += count;
     }

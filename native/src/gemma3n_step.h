@@ -127,6 +127,10 @@ class Gemma3n::Step {
     return model_.layers_[layer].is_sliding ? c_.sliding_window : 0;
   }
   std::size_t tiles_at_once(std::size_t num_tiles) const;
+  // Where a thread's next piece of a loop begins if the others take one each meanwhile.
+  std::size_t likely_next(std::size_t end, std::size_t grain) const {
+    return end + (static_cast<std::size_t>(pool_.num_threads()) - 1) * grain;
+  }
   bool refines(const LayerWeights& w) const { return has_wide_dots_ && w.gate_rows != nullptr; }
   // Living neurons of a row in ascending order, and their values.
   std::uint32_t* live_indices(std::size_t row) const {

@@ -326,7 +326,8 @@ inline void quantized_linear(const ProductTask& task) {
     const std::size_t end = begin + at_once < num_groups ? begin + at_once : num_groups;
     const auto next = [&](std::size_t tile) {
       if (tile + 1 < task.tile_end) return weights_at(tile + 1, begin);
-      return end < num_groups ? weights_at(task.tile_begin, end) : weights_at(tile + 1, 0);
+      if (end < num_groups) return weights_at(task.tile_begin, end);
+      return task.next != nullptr ? task.next : weights_at(tile + 1, 0);
     };
     const auto ahead = [&](std::size_t tile, std::size_t row) {
       const std::uint8_t* const weights = next(tile);

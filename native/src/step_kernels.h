@@ -87,6 +87,8 @@ struct ProductTask {
   std::size_t tile_end;
   float* out;              // of tile_begin
   std::size_t out_stride;  // multiple of 16, at least the tiles' outputs
+  // What the thread probably reads next, asked for ahead; null: what follows the tiles.
+  const std::uint8_t* next = nullptr;
 };
 
 // One row in a form for dots with single rows of weights.

@@ -117,6 +117,11 @@ class Matrix : public PackedWeights {
   std::size_t in_features() const { return in_features_; }
   std::size_t num_tiles() const { return (out_features_ + kTile - 1) / kTile; }
   std::size_t num_groups() const { return (in_features_ + kGroup - 1) / kGroup; }
+  // The values of that tile; null if there is none.
+  const std::uint8_t* tile(std::size_t index) const {
+    if (index >= num_tiles()) return nullptr;
+    return values<std::uint8_t>() + index * (values_plane().num_bytes() / num_tiles());
+  }
 
  private:
   Matrix(Format format, std::size_t out_features, std::size_t in_features);
