@@ -162,7 +162,7 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
       if (!asks) rows.num_next = num_live - std::min(num_live, kRowsAhead);
       kernels_.row_dots(*w.up_rows, x, rows, dots);
       for (std::size_t i = 0; i < num_live; ++i) values[i] *= dots[i];
-      ws_.live_counts.data()[row * ws_.marks_stride + chunk] = static_cast<std::uint32_t>(num_live);
+      ws_.live_counts.data()[chunk * num_rows_ + row] = static_cast<std::uint32_t>(num_live);
     }
   };
   pool_.parallel_for(num_chunks, grain,
@@ -177,7 +177,7 @@ void Gemma3n::Step::compute_neurons(std::size_t layer) {
   for_rows([&](std::size_t row) {
     std::uint32_t num_live = 0;
     for (std::size_t chunk = 0; chunk < num_chunks; ++chunk) {
-      const std::size_t count = ws_.live_counts.data()[row * ws_.marks_stride + chunk];
+      const std::size_t count = ws_.live_counts.data()[chunk * num_rows_ + row];
       const std::size_t from = marks(row)[chunk];
       std::memmove(live_indices(row) + num_live, live_indices(row) + from,
                    count * sizeof(std::uint32_t));

@@ -151,7 +151,7 @@ struct Gemma3n::Workspace {
   std::vector<std::size_t> num_live;  // [row]
   std::vector<float> cutoff;          // [row]
   Array<std::uint32_t> live_marks;    // [row][chunk of neurons + 1], see Step::marks
-  Array<std::uint32_t> live_counts;   // [row][chunk of neurons], once the dead ones are left out
+  Array<std::uint32_t> live_counts;   // [chunk of neurons][row], once the dead ones are left out
   std::size_t marks_stride = 0;
   std::size_t dot_padded = 0;    // inputs of a DotRow
   Array<std::int8_t> dot_bytes;  // [row][dot_padded]
