@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lanes_x86.h"
+
 namespace nestling {
 
 namespace {
@@ -191,12 +193,7 @@ struct Avx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
   }
 
-  static std::int32_t sum_of_bytes(const std::int8_t* from) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    const __m128i raised = _mm_xor_si128(bytes, _mm_set1_epi8(-128));  // by 128 each
-    const __m128i sums = _mm_sad_epu8(raised, _mm_setzero_si128());
-    return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128;
-  }
+  static std::int32_t sum_of_bytes(const std::int8_t* from) { return sum_of_16_bytes(from); }
 
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
