@@ -11,8 +11,6 @@ namespace nestling {
 namespace {
 
 constexpr std::size_t kRowsToDecodeFor = 24;  // from here on columns serve more than one row
-constexpr std::size_t kSlice = 256;           // outputs that one thread adds up for few rows, or
-constexpr std::size_t kSlicesAtOnce = 2;      // twice as many where the others have enough left
 constexpr std::size_t kRowsAhead = 4;         // asked for before a dot, if in the second cache
 // Neurons whose gate is this much of a standard deviation below the cutoff may live after all. The
 // rounding of activations to coarse bytes moves a gate by 0.009 deviations, if they are Gaussian.
@@ -202,7 +200,7 @@ void Gemma3n::Step::add_columns(std::size_t layer) {
   pool_.parallel_for(num_slices, grain, [&](std::size_t from, std::size_t to, std::size_t thread) {
     const std::size_t begin = from * slice;
     const std::size_t end = std::min(to * slice, down.padded_out());
-    float* const decoded = ws_.thread_scratch[thread].data();
+    float* const scratch = ws_.thread_scratch[thread].data();
     LiveRow* const rows = ws_.thread_live_rows[thread].data();
     for (std::size_t chunk = 0; chunk < num_chunks; ++chunk) {
       for (std::size_t row = 0; row < num_rows_; ++row) {
@@ -213,15 +211,15 @@ void Gemma3n::Step::add_columns(std::size_t layer) {
                      .num_known = ws_.num_live[row] - first,
                      .out = ws_.ffn_out.row(row) + begin};
       }
-      if (!decodes) {
-        kernels_.add_columns(down, begin, end, rows, num_rows_);
-        continue;
-      }
       const std::size_t first = chunk * kChunk;
       const std::size_t last = std::min(first + kChunk, size);
       if (first >= last) break;  // a layer narrower than the widest
-      kernels_.decode_columns(down, first, last, begin, end, decoded);
-      kernels_.add_decoded({decoded, first, end - begin}, rows, num_rows_);
+      if (!decodes) {
+        kernels_.add_columns({&down, first, last, begin, end, rows, num_rows_, scratch});
+        continue;
+      }
+      kernels_.decode_columns(down, first, last, begin, end, scratch);
+      kernels_.add_decoded({scratch, first, end - begin}, rows, num_rows_);
     }
   });
 }

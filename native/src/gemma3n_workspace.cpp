@@ -80,9 +80,10 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   attention_rows = std::max<std::size_t>(kernels.attention_rows / num_queries, 1);
   const std::size_t num_vectors = attention_rows * num_queries;
   const std::size_t kv_size = c.num_key_value_heads * head;
-  const std::size_t scratch = std::max(
-      {attention_scratch(num_vectors, head), 2 * kFeedForwardRows * kHeadTiles * kTile,
-       kChunk * kDecodedWidth, kv_size, padded(per_layer_size) + layers.size() * per_layer_size});
+  const std::size_t scratch =
+      std::max({attention_scratch(num_vectors, head), 2 * kFeedForwardRows * kHeadTiles * kTile,
+                kChunk * kDecodedWidth, column_scratch(kChunk, kSlicesAtOnce * kSlice), kv_size,
+                padded(per_layer_size) + layers.size() * per_layer_size});
   for (std::size_t i = 0; i < num_threads; ++i) {
     thread_scratch.emplace_back(scratch);
     thread_halves.emplace_back(kv_size);

@@ -109,6 +109,8 @@ constexpr std::size_t kFeedForwardRows = 48;
 constexpr std::size_t kFeedForwardTiles = 8;
 constexpr std::size_t kHeadTiles = 16;     // of logits
 constexpr std::size_t kChunk = 256;        // neurons whose rows of up_proj stay in the L2 cache
+constexpr std::size_t kSlice = 256;        // outputs that one thread adds up for few rows, or
+constexpr std::size_t kSlicesAtOnce = 2;   // twice as many where the others have enough left
 constexpr std::size_t kDecodedWidth = 64;  // outputs of a chunk that stay there in float32
 
 constexpr std::size_t kSplitRows = 16;  // whose attention may be in parts for the whole context

@@ -100,7 +100,7 @@ struct DotRow {
   const float* scaled_sums;      // [padded_in / 32]
 };
 
-// Rows of a RowMatrix, and those that will be needed soon.
+// Rows of a RowMatrix, and others to ask memory for.
 struct RowList {
   const std::uint32_t* indices;
   std::size_t count;
@@ -124,6 +124,23 @@ struct LiveRow {
       num_known;  // indices that may be read, at least count: those after will be needed soon
   float* out;
 };
+
+// Rows' living columns among [first, last), outputs [begin, end).
+struct ColumnTask {
+  const ColumnMatrix* weight;
+  std::size_t first;  // multiple of 32
+  std::size_t last;
+  std::size_t begin;  // multiple of 32, as is `end`
+  std::size_t end;
+  const LiveRow* rows;
+  std::size_t num_rows;
+  float* scratch;  // column_scratch(...) floats
+};
+
+// Floats of scratch that a column task needs: scales and minima of its groups.
+constexpr std::size_t column_scratch(std::size_t num_columns, std::size_t num_outputs) {
+  return 2 * ((num_columns + kGroup - 1) / kGroup) * num_outputs;
+}
 
 // Keys and values of one layer and pool of blocks. 16 neighbouring positions are a key group: keys
 // [kv_head][dim][16], then values [kv_head][16][dim].
@@ -185,10 +202,8 @@ struct StepKernels {
 
   // dots[n] = x . row rows.indices[n]
   void (*row_dots)(const RowMatrix& weight, const DotRow& x, const RowList& rows, float* dots);
-  // out[d - begin] += sum over n of values[n] * column indices[n], outputs [begin, end), both
-  // multiples of 32.
-  void (*add_columns)(const ColumnMatrix& weight, std::size_t begin, std::size_t end,
-                      const LiveRow* rows, std::size_t num_rows);
+  // out[d - begin] += sum over n of values[n] * column indices[n]
+  void (*add_columns)(const ColumnTask&);
   // The same in two parts, for many rows: columns [first, last), outputs [begin, end) to float32;
   // then their sums. Both ways give the same bits.
   void (*decode_columns)(const ColumnMatrix& weight, std::size_t first, std::size_t last,

@@ -324,7 +324,26 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
   const auto sparse = [&](const StepKernels& table) {
     std::vector<float> result = start;
     const LiveRow row{indices.data(), values.data(), indices.size(), indices.size(), result.data()};
-    table.add_columns(weight, 0, padded, &row, 1);
+    std::vector<float> scratch(column_scratch(num_columns, padded), 7.0f);
+    table.add_columns({&weight, 0, num_columns, 0, padded, &row, 1, scratch.data()});
+    return result;
+  };
+  // In chunks of columns and slices of outputs, as a step takes them.
+  const auto in_parts = [&](const StepKernels& table) {
+    std::vector<float> result = start;
+    std::size_t from = 0;
+    for (std::size_t first = 0; first < num_columns; first += 32) {
+      const std::size_t last = std::min<std::size_t>(first + 32, num_columns);
+      std::size_t to = from;
+      while (to < indices.size() && indices[to] < last) ++to;
+      for (std::size_t begin = 0; begin < padded; begin += 32) {
+        const LiveRow row{indices.data() + from, values.data() + from, to - from,
+                          indices.size() - from, &result[begin]};
+        std::vector<float> scratch(column_scratch(last - first, 32), 7.0f);
+        table.add_columns({&weight, first, last, begin, begin + 32, &row, 1, scratch.data()});
+      }
+      from = to;
+    }
     return result;
   };
   const auto decoded = [&](const StepKernels& table) {
@@ -342,6 +361,7 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
   compare(tables, numbers, sparse);
   compare(tables, numbers, decoded);
   CHECK(same(sparse(tables.variant), decoded(tables.variant)));
+  CHECK(same(sparse(tables.variant), in_parts(tables.variant)));
 }
 
 // ---- attention ----
