@@ -275,8 +275,9 @@ struct ScaledColumns {
     const std::size_t num_groups = num_scales() / width;
     from += task.first / kGroup * stride + task.begin;
     for (std::size_t g = 0; g < num_groups; ++g, from += stride) {
-      for (std::size_t i = 0; i < width; i += 16, to += 16)
+      for (std::size_t i = 0; i < width; i += 16, to += 16) {
         V::F32::load_float16(from + i).store(to);
+      }
     }
     if (task.last >= task.weight->num_columns()) return;
     for (std::size_t g = 0; g < num_groups; ++g, from += stride) prefetch_bytes<V>(from, 2 * width);
@@ -358,8 +359,9 @@ void add_columns_kernel(const ColumnTask& given) {
       for (; i + 128 <= task.end; i += 128) {
         add_columns<V, 4>(*task.weight, columns, live, i, live.out + i - task.begin);
       }
-      for (; i < task.end; i += 32)
+      for (; i < task.end; i += 32) {
         add_columns<V, 1>(*task.weight, columns, live, i, live.out + i - task.begin);
+      }
     }
   });
 }
