@@ -171,14 +171,19 @@ struct Model {
 
 void make_model(Model* self, const nb::dict& config, const nb::list& layers,
                 const nb::dict& weights, std::size_t max_rows, std::size_t max_model_len,
-                bool prefill_skip, bool wide_activations, std::shared_ptr<ThreadPool> pool,
+                bool prefill_skip, bool fused_passes, bool wanted_logits_only,
+                bool wide_activations, std::shared_ptr<ThreadPool> pool,
                 const std::string& variant) {
   const Gemma3nConfig c = config_of(config);
   std::vector<LayerConfig> layer_configs = layers_of(layers);
   Gemma3nWeights w = weights_of(weights, c, layer_configs.size());
-  auto model = std::make_unique<Gemma3n>(c, std::move(layer_configs), std::move(w), max_rows,
-                                         max_model_len, Switches{prefill_skip, wide_activations},
-                                         std::move(pool), variant_of(variant));
+  const Switches switches{.prefill_skip = prefill_skip,
+                          .fused_passes = fused_passes,
+                          .wanted_logits_only = wanted_logits_only,
+                          .wide_activations = wide_activations};
+  auto model =
+      std::make_unique<Gemma3n>(c, std::move(layer_configs), std::move(w), max_rows, max_model_len,
+                                switches, std::move(pool), variant_of(variant));
   new (self) Model{weights, std::move(model)};
 }
 
@@ -264,8 +269,8 @@ void bind_gemma3n(nb::module_& module) {
   module.attr("FINE_LAYERS") = kFineLayers;
   nb::class_<Model>(module, "Gemma3n")
       .def("__init__", &make_model, "config"_a, "layers"_a, "weights"_a, nb::kw_only(),
-           "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "wide_activations"_a, "pool"_a,
-           "variant"_a)
+           "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "fused_passes"_a,
+           "wanted_logits_only"_a, "wide_activations"_a, "pool"_a, "variant"_a)
       .def("step", &step, "cache"_a, "input_ids"_a, "positions"_a, "query_start_loc"_a,
            "full_block_table"_a, "sliding_block_table"_a, "logit_rows"_a, "logits"_a.noconvert(),
            "on_layer"_a.none() = nb::none())

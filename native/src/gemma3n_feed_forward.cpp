@@ -242,9 +242,9 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
       up[i] = is_live ? up[i] * values[next++] : 0.0f;
     }
     if (to_bytes) {
-      kernels_.quantize(up, ws_.ffn_act.stride, row, ws_.ffn_act.byte_rows(is_alone()));
+      kernels_.quantize(up, ws_.ffn_act.width, row, ws_.ffn_act.byte_rows(is_alone()));
     } else {
-      std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.stride * sizeof(float));
+      std::memcpy(ws_.ffn_act.row(row), up, ws_.ffn_act.width * sizeof(float));
     }
   });
   products({{w.down_proj.get(), &ws_.ffn_act, &ws_.ffn_out}});

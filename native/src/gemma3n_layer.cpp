@@ -24,15 +24,64 @@ void Gemma3n::Step::choose_rounding(std::size_t layer) {
   }
 }
 
-// AltUp's prediction, the heads; keys and values into the cache.
-void Gemma3n::Step::enter(std::size_t layer) {
+// The router's opinion of a stream: tanh of its norm's dots, [altup_num_inputs].
+void Gemma3n::Step::weigh(const LayerWeights& w, const float* x, float* modalities) const {
+  const std::size_t n = num_streams_;
+  kernels_.dots(x, w.router.data(), n, hidden_, modalities);
+  const float inverse = inverse_rms(modalities[n], c_.hidden_size);
+  for (std::size_t i = 0; i < n; ++i) modalities[i] = std::tanh(modalities[i] * inverse);
+}
+
+// What AltUp's predictions take of each stream, [prediction][stream].
+void Gemma3n::Step::weigh_streams(const LayerWeights& w, std::size_t row) {
+  const std::size_t n = num_streams_;
+  float modalities[kMostStreams + 1];
+  weigh(w, stream(row, c_.altup_active_idx), modalities);
+  float* const coefs = prediction_coefs(row);
+  for (std::size_t k = 0; k < n * n; ++k) {
+    const float* from = w.prediction_coefs.data() + k * n;
+    coefs[k] = k / n == k % n ? 1.0f : 0.0f;
+    for (std::size_t i = 0; i < n; ++i) coefs[k] += from[i] * modalities[i];
+  }
+}
+
+// AltUp's prediction of the active stream. The others' are made again when they are corrected,
+// which moves less memory than to keep them.
+void Gemma3n::Step::predict_active(std::size_t row) {
+  const float* inputs[kMostStreams];
+  for (std::size_t i = 0; i < num_streams_; ++i) inputs[i] = stream(row, i);
+  kernels_.combine(ws_.predicted.row(row), inputs,
+                   prediction_coefs(row) + c_.altup_active_idx * num_streams_, num_streams_,
+                   hidden_);
+}
+
+// The inputs of the layer, after `before`, which is what the layer before leaves to be done.
+template <class Before>
+void Gemma3n::Step::enter(std::size_t layer, const Before& before) {
+  const PartTimer timer(times_.altup);
   const LayerWeights& w = w_.layers[layer];
   choose_rounding(layer);
-  {
-    const PartTimer timer(times_.altup);
-    for_rows([&](std::size_t row) { enter_row(layer, row); });
-  }
+  const bool to_bytes =
+      any_quantized({w.q_proj.get(), w.k_proj.get(), w.v_proj.get(), w.laurel_left.get()});
+  in_passes(
+      before, [&](std::size_t row) { weigh_streams(w, row); },
+      [&](std::size_t row) { predict_active(row); },
+      [&](std::size_t row) {
+        norm(ws_.normed.row(row), nullptr, ws_.predicted.row(row), w.input_layernorm);
+      },
+      [&](std::size_t row) {
+        if (to_bytes) quantize(ws_.normed, row);
+      });
+}
+
+void Gemma3n::Step::enter_first_layer() {
+  enter(0, [](std::size_t) {});
+}
+
+// Queries; keys and values into the cache.
+void Gemma3n::Step::make_heads(std::size_t layer) {
   const PartTimer timer(times_.projections);
+  const LayerWeights& w = w_.layers[layer];
   if (w.k_proj != nullptr && model_.layers_[layer].kv_source_layer == layer) {
     products({{w.q_proj.get(), &ws_.normed, &ws_.q},
               {w.k_proj.get(), &ws_.normed, &ws_.k},
@@ -41,34 +90,6 @@ void Gemma3n::Step::enter(std::size_t layer) {
     products({{w.q_proj.get(), &ws_.normed, &ws_.q}});
   }
   for_rows([&](std::size_t row, std::size_t thread) { heads_row(layer, row, thread); });
-}
-
-void Gemma3n::Step::enter_row(std::size_t layer, std::size_t row) {
-  const LayerWeights& w = w_.layers[layer];
-  const std::size_t n = num_streams_;
-  const std::size_t active = c_.altup_active_idx;
-  float modalities[kMostStreams + 1];
-  kernels_.dots(stream(ws_.streams, row, active), w.router.data(), n, hidden_, modalities);
-  const float inverse = inverse_rms(modalities[n], c_.hidden_size);
-  for (std::size_t i = 0; i < n; ++i) modalities[i] = std::tanh(modalities[i] * inverse);
-  const float* inputs[kMostStreams];
-  for (std::size_t i = 0; i < n; ++i) inputs[i] = stream(ws_.streams, row, i);
-  for (std::size_t o = 0; o < n; ++o) {
-    float coefs[kMostStreams];
-    for (std::size_t j = 0; j < n; ++j) {
-      const float* from = w.prediction_coefs.data() + (o * n + j) * n;
-      coefs[j] = o == j ? 1.0f : 0.0f;
-      for (std::size_t i = 0; i < n; ++i) coefs[j] += from[i] * modalities[i];
-    }
-    kernels_.combine(stream(ws_.predictions, row, o), inputs, coefs, n, hidden_);
-  }
-  const float* a = stream(ws_.predictions, row, active);
-  kernels_.add_normed(ws_.normed.row(row), nullptr, a,
-                      inverse_rms(kernels_.sum_squares(a, hidden_), c_.hidden_size),
-                      w.input_layernorm.data(), hidden_);
-  if (any_quantized({w.q_proj.get(), w.k_proj.get(), w.v_proj.get(), w.laurel_left.get()})) {
-    quantize(ws_.normed, row);
-  }
 }
 
 void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row, std::size_t thread) {
@@ -169,89 +190,118 @@ void Gemma3n::Step::attend(std::size_t layer) {
   }
   products({{w.o_proj.get(), &ws_.attended, &ws_.attention_out},
             {w.laurel_right.get(), &ws_.laurel_low, &ws_.laurel_out}});
-  for_rows([&](std::size_t row) { mix_row(layer, row); });
+  mix(layer);
 }
 
-void Gemma3n::Step::mix_row(std::size_t layer, std::size_t row) {
+// Attention and LAuReL into the residual; the input of the feed-forward.
+void Gemma3n::Step::mix(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  const float* attention = ws_.attention_out.row(row);
-  const float* laurel = ws_.laurel_out.row(row);
-  float* hidden = ws_.hidden.row(row);
-  kernels_.add_normed(hidden, stream(ws_.predictions, row, c_.altup_active_idx), attention,
-                      inverse_rms(kernels_.sum_squares(attention, hidden_), c_.hidden_size),
-                      w.post_attention_layernorm.data(), hidden_);
-  kernels_.add_normed(hidden, hidden, laurel,
-                      inverse_rms(kernels_.sum_squares(laurel, hidden_), c_.hidden_size),
-                      w.post_laurel_norm.data(), hidden_);
-  const float* inputs[] = {hidden, ws_.normed.row(row)};
-  const float half_root = std::sqrt(0.5f);
-  const float coefs[] = {half_root, half_root};
-  kernels_.combine(hidden, inputs, coefs, 2, hidden_);
-  kernels_.add_normed(ws_.ffn_in.row(row), nullptr, hidden,
-                      inverse_rms(kernels_.sum_squares(hidden, hidden_), c_.hidden_size),
-                      w.pre_feedforward_layernorm.data(), hidden_);
-  if (any_quantized({w.gate_proj.get(), w.up_proj.get()})) quantize(ws_.ffn_in, row);
-  if (w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()))) {
-    const std::size_t groups = ws_.dot_padded / kGroup;
-    kernels_.quantize_dot(
-        ws_.ffn_in.row(row), ws_.ffn_in.stride, ws_.dot_padded,
-        ws_.dot_bytes.data() + row * ws_.dot_padded,
-        has_wide_dots_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
-        ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
-  }
+  const bool to_bytes = any_quantized({w.gate_proj.get(), w.up_proj.get()});
+  const bool has_dots = w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()));
+  in_passes(
+      [&](std::size_t row) {
+        norm(ws_.hidden.row(row), ws_.predicted.row(row), ws_.attention_out.row(row),
+             w.post_attention_layernorm);
+      },
+      [&](std::size_t row) {
+        norm(ws_.hidden.row(row), ws_.hidden.row(row), ws_.laurel_out.row(row), w.post_laurel_norm);
+      },
+      [&](std::size_t row) {
+        const float* inputs[] = {ws_.hidden.row(row), ws_.normed.row(row)};
+        const float half_root = std::sqrt(0.5f);
+        const float coefs[] = {half_root, half_root};
+        kernels_.combine(ws_.hidden.row(row), inputs, coefs, 2, hidden_);
+      },
+      [&](std::size_t row) {
+        norm(ws_.ffn_in.row(row), nullptr, ws_.hidden.row(row), w.pre_feedforward_layernorm);
+      },
+      [&](std::size_t row) {
+        if (to_bytes) quantize(ws_.ffn_in, row);
+        if (has_dots) quantize_dot(row);
+      });
 }
 
-// AltUp's correction and the per-layer input.
+// The input of the feed-forward as dots with neurons' rows take it.
+void Gemma3n::Step::quantize_dot(std::size_t row) {
+  const std::size_t groups = ws_.dot_padded / kGroup;
+  kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.width, ws_.dot_padded,
+                        ws_.dot_bytes.data() + row * ws_.dot_padded,
+                        has_wide_dots_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
+                        ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
+}
+
+// AltUp's correction and the per-layer input; then the next layer's inputs.
 void Gemma3n::Step::finish(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
+  correct(w);
   {
-    const PartTimer timer(times_.altup);
-    for_rows([&](std::size_t row) { correct_row(layer, row); });
+    const PartTimer timer(times_.per_layer_inputs);
+    products({{w.per_layer_input_gate.get(), &ws_.gate_in, &ws_.gate_out}});
+    const std::size_t stride = padded(c_.hidden_size_per_layer_input);
+    const bool to_bytes = is_quantized(w.per_layer_projection->format());
+    in_passes(
+        [&](std::size_t row) {
+          float* gated = ws_.gated.row(row);
+          std::memcpy(gated, ws_.gate_out.row(row), stride * sizeof(float));
+          kernels_.gelu_times(gated, ws_.per_layer.row(row) + layer * stride, stride);
+        },
+        [&](std::size_t row) {
+          if (to_bytes) quantize(ws_.gated, row);
+        });
+    products({{w.per_layer_projection.get(), &ws_.gated, &ws_.update}});
   }
-  const PartTimer timer(times_.per_layer_inputs);
-  products({{w.per_layer_input_gate.get(), &ws_.gate_in, &ws_.gate_out}});
-  const std::size_t stride = padded(c_.hidden_size_per_layer_input);
-  const bool is_quantized_update = is_quantized(w.per_layer_projection->format());
-  for_rows([&](std::size_t row) {
-    float* gated = ws_.gated.row(row);
-    std::memcpy(gated, ws_.gate_out.row(row), stride * sizeof(float));
-    kernels_.gelu_times(gated, ws_.per_layer.row(row) + layer * stride, stride);
-    if (is_quantized_update) quantize(ws_.gated, row);
-  });
-  products({{w.per_layer_projection.get(), &ws_.gated, &ws_.update}});
-  for_rows([&](std::size_t row) {
+  const auto add_update = [&](std::size_t row) {
     const float* update = ws_.update.row(row);
     const float inverse = inverse_rms(kernels_.sum_squares(update, hidden_), c_.hidden_size);
     for (std::size_t i = 1; i < num_streams_; ++i) {
-      float* to = stream(ws_.streams, row, i);
+      float* to = stream(row, i);
       kernels_.add_normed(to, to, update, inverse, w.post_per_layer_input_norm.data(), hidden_);
     }
-  });
+  };
+  if (layer + 1 < w_.layers.size()) {
+    enter(layer + 1, add_update);
+  } else {
+    for_rows(add_update);
+  }
 }
 
-void Gemma3n::Step::correct_row(std::size_t layer, std::size_t row) {
-  const LayerWeights& w = w_.layers[layer];
-  const std::size_t n = num_streams_;
+// The feed-forward into the residual, that into all streams; the input of the per-layer gate.
+void Gemma3n::Step::correct(const LayerWeights& w) {
+  const PartTimer timer(times_.altup);
   const std::size_t active = c_.altup_active_idx;
-  const float* out = ws_.ffn_out.row(row);
-  float* z = ws_.hidden.row(row);
-  kernels_.add_normed(z, z, out, inverse_rms(kernels_.sum_squares(out, hidden_), c_.hidden_size),
-                      w.post_feedforward_layernorm.data(), hidden_);
+  const bool to_bytes = is_quantized(w.per_layer_input_gate->format());
+  in_passes(
+      [&](std::size_t row) {
+        norm(ws_.hidden.row(row), ws_.hidden.row(row), ws_.ffn_out.row(row),
+             w.post_feedforward_layernorm);
+      },
+      [&](std::size_t row) { correct_row(w, row); },
+      [&](std::size_t row) {
+        kernels_.add_normed(ws_.gate_in.row(row), nullptr, stream(row, active), 1.0f,
+                            w.correct_output_scale.data(), hidden_);
+      },
+      [&](std::size_t row) {
+        if (to_bytes) quantize(ws_.gate_in, row);
+      });
+}
+
+void Gemma3n::Step::correct_row(const LayerWeights& w, std::size_t row) {
+  const std::size_t n = num_streams_;
+  const float* activated = ws_.hidden.row(row);
   float modalities[kMostStreams + 1];
-  kernels_.dots(z, w.router.data(), n, hidden_, modalities);
-  const float inverse = inverse_rms(modalities[n], c_.hidden_size);
-  for (std::size_t i = 0; i < n; ++i) modalities[i] = std::tanh(modalities[i] * inverse);
+  weigh(w, activated, modalities);
+  float gains[kMostStreams];
   for (std::size_t o = 0; o < n; ++o) {
-    float coef = 1.0f;
-    for (std::size_t i = 0; i < n; ++i) coef += w.correction_coefs[o * n + i] * modalities[i];
-    const float* inputs[] = {stream(ws_.predictions, row, o), z,
-                             stream(ws_.predictions, row, active)};
-    const float coefs[] = {1.0f, coef, -coef};
-    kernels_.combine(stream(ws_.streams, row, o), inputs, coefs, 3, hidden_);
+    gains[o] = 1.0f;
+    for (std::size_t i = 0; i < n; ++i) gains[o] += w.correction_coefs[o * n + i] * modalities[i];
   }
-  kernels_.add_normed(ws_.gate_in.row(row), nullptr, stream(ws_.streams, row, active), 1.0f,
-                      w.correct_output_scale.data(), hidden_);
-  if (is_quantized(w.per_layer_input_gate->format())) quantize(ws_.gate_in, row);
+  kernels_.correct({.streams = stream(row, 0),
+                    .num_streams = n,
+                    .active = c_.altup_active_idx,
+                    .prediction_coefs = prediction_coefs(row),
+                    .activated = activated,
+                    .gains = gains,
+                    .size = hidden_});
 }
 
 }  // namespace nestling

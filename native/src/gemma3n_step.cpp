@@ -49,8 +49,9 @@ void Gemma3n::Step::run(float* logits, const OnLayer& on_layer) {
   embed();
   project_per_layer_inputs(0, skips ? last_owner : num_layers);
   fill_rope();
+  enter_first_layer();
   for (std::size_t layer = 0; layer < num_layers; ++layer) {
-    enter(layer);
+    make_heads(layer);
     if (skips && layer == last_owner) {
       keep_logit_rows();
       if (num_rows_ == 0) return;
@@ -63,7 +64,7 @@ void Gemma3n::Step::run(float* logits, const OnLayer& on_layer) {
       on_layer(layer, ws_.streams.floats.data(), num_rows_, ws_.streams.stride, hidden_);
     }
   }
-  if (!skips) keep_logit_rows();
+  if (!skips && model_.switches_.wanted_logits_only) keep_logit_rows();
   if (num_rows_ > 0) exit(logits);
 }
 
@@ -110,7 +111,7 @@ void Gemma3n::Step::check() const {
       ws_.row_position[row] = position;
       ws_.row_sequence[row] = s;
       ws_.source_row[row] = row;
-      ws_.is_logit_row[row] = 0;
+      ws_.logit_index[row] = -1;
     }
     check_tables(s, batch_.positions[begin], batch_.positions[end - 1]);
   }
@@ -120,7 +121,7 @@ void Gemma3n::Step::check() const {
     if (row <= before || static_cast<std::size_t>(row) >= num_rows) {
       refuse("logit_rows", i, "ascending rows of the batch", row);
     }
-    ws_.is_logit_row[static_cast<std::size_t>(row)] = 1;
+    ws_.logit_index[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(i);
     before = row;
   }
 }
@@ -158,7 +159,7 @@ void Gemma3n::Step::embed() {
     products({{w_.altup_projections[i].get(), &ws_.embedding, &ws_.update}});
     for_rows([&](std::size_t row) {
       const float* e = ws_.embedding.row(row);
-      float* to = stream(ws_.streams, row, i + 1);
+      float* to = stream(row, i + 1);
       const float size = static_cast<float>(c_.hidden_size);
       const float magnitude = std::sqrt(kernels_.sum_squares(e, hidden_) / size);
       const float mean = kernels_.sum_squares(ws_.update.row(row), hidden_) / size;
@@ -179,7 +180,7 @@ void Gemma3n::Step::embed_row(std::size_t row) {
                                     return is_quantized(matrix->format());
                                   });
   if (is_quantized_input) quantize(ws_.embedding, row);
-  std::memcpy(stream(ws_.streams, row, 0), e, hidden_ * sizeof(float));
+  std::memcpy(stream(row, 0), e, hidden_ * sizeof(float));
 }
 
 // For layers [begin, end): what the embedding projects to and what the token says there, averaged.
@@ -244,17 +245,19 @@ void Gemma3n::Step::keep_logit_rows() {
     if (row != kept) std::memcpy(base + kept * stride, base + row * stride, stride * sizeof(float));
   };
   for (std::size_t row = 0; row < num_rows_; ++row) {
-    if (ws_.is_logit_row[row] == 0) continue;
-    for (Outputs* outputs : {&ws_.streams, &ws_.predictions, &ws_.queries, &ws_.rope[0][0],
+    if (ws_.logit_index[row] < 0) continue;
+    for (Outputs* outputs : {&ws_.streams, &ws_.predicted, &ws_.queries, &ws_.rope[0][0],
                              &ws_.rope[0][1], &ws_.rope[1][0], &ws_.rope[1][1]}) {
       move(outputs->floats.data(), outputs->stride, row);
     }
+    move(ws_.prediction_coefs.data(), num_streams_ * num_streams_, row);
     for (Activations* inputs : {&ws_.embedding, &ws_.normed}) {
       move(inputs->floats.data(), inputs->stride, row);
     }
     ws_.row_position[kept] = ws_.row_position[row];
     ws_.row_sequence[kept] = ws_.row_sequence[row];
     ws_.source_row[kept] = ws_.source_row[row];
+    ws_.logit_index[kept] = ws_.logit_index[row];
     ++kept;
   }
   num_rows_ = kept;
@@ -271,17 +274,17 @@ void Gemma3n::Step::exit(float* logits) {
   const float size = static_cast<float>(c_.hidden_size);
   ws_.last.rounding = w_.layers.size() > kFineLayers ? Rounding::kCoarse : Rounding::kFine;
   for_rows([&](std::size_t row) {
-    std::memcpy(ws_.total.row(row), stream(ws_.streams, row, 0), hidden_ * sizeof(float));
+    std::memcpy(ws_.total.row(row), stream(row, 0), hidden_ * sizeof(float));
   });
   for (std::size_t i = 1; i < num_streams_; ++i) {
     const Matrix& weight = *w_.altup_unembed_projections[i - 1];
     for_rows([&](std::size_t row) {
-      std::memcpy(ws_.last.row(row), stream(ws_.streams, row, i), hidden_ * sizeof(float));
+      std::memcpy(ws_.last.row(row), stream(row, i), hidden_ * sizeof(float));
       if (is_quantized(weight.format())) quantize(ws_.last, row);
     });
     products({{&weight, &ws_.last, &ws_.update}});
     for_rows([&](std::size_t row) {
-      const float* first = stream(ws_.streams, row, 0);
+      const float* first = stream(row, 0);
       const float magnitude = std::sqrt(kernels_.sum_squares(first, hidden_) / size);
       const float mean = kernels_.sum_squares(ws_.update.row(row), hidden_) / size;
       const float* inputs[] = {ws_.total.row(row), ws_.update.row(row)};
@@ -300,12 +303,14 @@ void Gemma3n::Step::exit(float* logits) {
     if (is_quantized(w_.head->format())) quantize(ws_.last, row);
   });
   const std::size_t num_logits = batch_.num_logits;
-  const std::size_t num_tiles = (num_logits + kTile - 1) / kTile;
+  const std::size_t num_computed = model_.switches_.wanted_logits_only ? num_logits : c_.vocab_size;
+  const std::size_t num_tiles = (num_computed + kTile - 1) / kTile;
   const std::size_t grain = std::min(tiles_at_once(num_tiles), kHeadTiles);
   pool_.parallel_for(num_tiles, grain, [&](std::size_t begin, std::size_t end, std::size_t thread) {
     float* const out = ws_.thread_scratch[thread].data();
     const std::size_t width = (end - begin) * kTile;
-    const std::size_t wanted = std::min(width, num_logits - begin * kTile);
+    const std::size_t first = std::min(begin * kTile, num_logits);
+    const std::size_t wanted = std::min(width, num_logits - first);
     for (std::size_t row = 0; row < num_rows_; row += kFeedForwardRows) {
       const std::size_t rows = std::min(kFeedForwardRows, num_rows_ - row);
       kernels_.linear({w_.head.get(), ws_.last.from(row, is_alone()), rows, begin, end, out, width,
@@ -315,7 +320,9 @@ void Gemma3n::Step::exit(float* logits) {
         if (c_.final_logit_softcapping > 0) {
           kernels_.soft_cap(values, width, c_.final_logit_softcapping);
         }
-        std::memcpy(logits + (row + r) * num_logits + begin * kTile, values,
+        const std::int32_t index = ws_.logit_index[row + r];
+        if (index < 0) continue;
+        std::memcpy(logits + static_cast<std::size_t>(index) * num_logits + first, values,
                     wanted * sizeof(float));
       }
     }

@@ -69,8 +69,13 @@ class Gemma3n::Step {
                             std::size_t thread);
   void fill_rope();
   void choose_rounding(std::size_t layer);
-  void enter(std::size_t layer);
-  void enter_row(std::size_t layer, std::size_t row);
+  void weigh(const LayerWeights& w, const float* x, float* modalities) const;
+  void weigh_streams(const LayerWeights& w, std::size_t row);
+  void predict_active(std::size_t row);
+  template <class Before>
+  void enter(std::size_t layer, const Before& before);
+  void enter_first_layer();
+  void make_heads(std::size_t layer);
   void heads_row(std::size_t layer, std::size_t row, std::size_t thread);
   void store_keys(std::size_t layer, std::size_t row, std::size_t thread, bool are_values);
   void keep_logit_rows();
@@ -78,7 +83,8 @@ class Gemma3n::Step {
   void attention(std::size_t layer);
   void tile_attention(std::size_t layer);
   void cut_attention();
-  void mix_row(std::size_t layer, std::size_t row);
+  void mix(std::size_t layer);
+  void quantize_dot(std::size_t row);
   void feed_forward(std::size_t layer);
   void dense_feed_forward(const LayerWeights& w);
   void sparse_feed_forward(std::size_t layer);
@@ -88,7 +94,8 @@ class Gemma3n::Step {
   void add_columns(std::size_t layer);
   void dense_after_gate(std::size_t layer);
   void finish(std::size_t layer);
-  void correct_row(std::size_t layer, std::size_t row);
+  void correct(const LayerWeights& w);
+  void correct_row(const LayerWeights& w, std::size_t row);
   void exit(float* logits);
 
   // Calls body(row) or body(row, thread). If there are enough of them a thread takes whole panels,
@@ -109,18 +116,36 @@ class Gemma3n::Step {
       }
     });
   }
+  // Calls all passes of a row one after the other while it is in the caches; or, switched off,
+  // each pass for all rows.
+  template <class... Passes>
+  void in_passes(const Passes&... passes) {
+    if (model_.switches_.fused_passes) {
+      for_rows([&](std::size_t row) { (passes(row), ...); });
+    } else {
+      (for_rows(passes), ...);
+    }
+  }
   void products(std::initializer_list<Product> products);
   void linear(const Matrix& weight, const Rows& x, std::size_t tile_begin, std::size_t tile_end,
               float* out, std::size_t out_stride);
   void quantize(Activations& x, std::size_t row) {
-    kernels_.quantize(x.row(row), x.stride, row, x.byte_rows(is_alone()));
+    kernels_.quantize(x.row(row), x.width, row, x.byte_rows(is_alone()));
   }
   bool is_alone() const { return num_rows_ == 1; }
   float inverse_rms(float sum_squares, std::size_t size) const {
     return 1.0f / std::sqrt(sum_squares / static_cast<float>(size) + c_.rms_norm_eps);
   }
-  float* stream(Outputs& streams, std::size_t row, std::size_t index) const {
-    return streams.row(row) + index * hidden_;
+  // out = base + x / rms(x) * weight; base may be null (0) or out.
+  void norm(float* out, const float* base, const float* x, const Vector& weight) const {
+    kernels_.add_normed(out, base, x, inverse_rms(kernels_.sum_squares(x, hidden_), c_.hidden_size),
+                        weight.data(), hidden_);
+  }
+  float* stream(std::size_t row, std::size_t index) const {
+    return ws_.streams.row(row) + index * hidden_;
+  }
+  float* prediction_coefs(std::size_t row) const {
+    return ws_.prediction_coefs.data() + row * num_streams_ * num_streams_;
   }
   // Positions that a row sees; 0: all.
   std::size_t window_of(std::size_t layer) const {

@@ -23,7 +23,8 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
 
   embedding = Activations(rows, c.hidden_size);
   streams = Outputs(rows, c.altup_num_inputs * stream_size);
-  predictions = Outputs(rows, c.altup_num_inputs * stream_size);
+  prediction_coefs = Array<float>(rows * c.altup_num_inputs * c.altup_num_inputs);
+  predicted = Outputs(rows, c.hidden_size);
   normed = Activations(rows, c.hidden_size);
   q = Outputs(rows, num_heads * c.head_dim);
   k = Outputs(rows, c.num_key_value_heads * c.head_dim);
@@ -99,7 +100,7 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   attention_tiles.reserve(most_tiles);
   attention_joins.reserve(most_tiles);
   attention_pieces.reserve(most_tiles + most_attention_parts);
-  is_logit_row.resize(rows);
+  logit_index.resize(rows);
 }
 
 }  // namespace nestling

@@ -12,6 +12,11 @@ namespace nestling {
 // Rows are padded with zeros to whole groups, so that neither sums nor bytes need a tail.
 constexpr std::size_t padded(std::size_t size) { return (size + kGroup - 1) / kGroup * kGroup; }
 
+// Rows whole pages apart would share a few sets of the caches.
+constexpr std::size_t spread(std::size_t stride) {
+  return stride * sizeof(float) % 4096 == 0 ? stride + kGroup : stride;
+}
+
 // An array of T in zeroed, aligned memory that takes pages when it is first written.
 template <class T>
 class Array {
@@ -44,8 +49,8 @@ struct ByteArrays {
 struct Activations {
   Activations() = default;
   Activations(std::size_t num_rows, std::size_t in_features, bool has_floats = true)
-      : size(in_features),
-        stride(padded(in_features)),
+      : width(padded(in_features)),
+        stride(spread(width)),
         padded_in((in_features + 127) / 128 * 128),
         floats(has_floats ? num_rows * stride : 0),
         panels(num_rows + kPanelRows, padded_in),
@@ -77,7 +82,7 @@ struct Activations {
             .rounding = rounding};
   }
 
-  std::size_t size = 0;
+  std::size_t width = 0;  // of a row, padded; rows lie `stride` apart
   std::size_t stride = 0;
   std::size_t padded_in = 0;
   Array<float> floats;
@@ -85,11 +90,6 @@ struct Activations {
   ByteArrays single;
   Rounding rounding = Rounding::kFine;  // of the bytes in it
 };
-
-// Rows whole pages apart would share a few sets of the caches.
-constexpr std::size_t spread(std::size_t stride) {
-  return stride * sizeof(float) % 4096 == 0 ? stride + kGroup : stride;
-}
 
 // Plain float results [row][stride].
 struct Outputs {
@@ -101,8 +101,6 @@ struct Outputs {
   std::size_t stride = 0;
   Array<float> floats;
 };
-
-constexpr std::size_t kMostStreams = 16;  // of AltUp: a row keeps as many numbers on the stack
 
 // Rows of gate outputs that one thread turns into activations at once.
 constexpr std::size_t kFeedForwardRows = 48;
@@ -134,14 +132,15 @@ struct Gemma3n::Workspace {
             const Gemma3nWeights& weights, std::size_t max_rows, std::size_t max_model_len,
             std::size_t num_threads, const StepKernels& kernels);
 
-  Activations embedding;   // the token's own, scaled
-  Outputs streams;         // [row][altup_num_inputs][hidden]
-  Outputs predictions;     // likewise
-  Activations normed;      // after input_layernorm
-  Outputs q, k, v;         // [row][head][head_dim] as the projections leave them
-  Outputs queries;         // [row][head][padded head_dim], normed and rotated
-  Activations attended;    // [row][head][head_dim]
-  Outputs attended_heads;  // [row][head][padded head_dim], if that differs
+  Activations embedding;          // the token's own, scaled
+  Outputs streams;                // [row][altup_num_inputs][hidden]
+  Array<float> prediction_coefs;  // [row][prediction][stream], of AltUp
+  Outputs predicted;              // AltUp's prediction of the active stream
+  Activations normed;             // after input_layernorm
+  Outputs q, k, v;                // [row][head][head_dim] as the projections leave them
+  Outputs queries;                // [row][head][padded head_dim], normed and rotated
+  Activations attended;           // [row][head][head_dim]
+  Outputs attended_heads;         // [row][head][padded head_dim], if that differs
   Activations laurel_low;
   Outputs attention_out, laurel_out;
   Outputs hidden;                     // after attention; then after feed-forward
@@ -179,7 +178,7 @@ struct Gemma3n::Workspace {
   std::vector<AttentionPiece> attention_tiles, attention_pieces, attention_joins;
   Array<float> attention_parts;
   std::size_t most_attention_parts = 0;
-  std::vector<std::uint8_t> is_logit_row;
+  std::vector<std::int32_t> logit_index;  // [row], -1: its logits are not wanted
 };
 
 }  // namespace nestling

@@ -142,6 +142,37 @@ void combine_kernel(float* out, const float* const* inputs, const float* coefs, 
   }
 }
 
+// kCount streams, or if it is 0 any number up to kMostStreams.
+template <class V, std::size_t kCount>
+inline void correct_streams(const CorrectionTask& task) {
+  using F32 = typename V::F32;
+  const std::size_t n = kCount > 0 ? kCount : task.num_streams;
+  for (std::size_t k = 0; k < task.size; k += 16) {
+    F32 streams[kCount > 0 ? kCount : kMostStreams];
+    F32 predictions[kCount > 0 ? kCount : kMostStreams];
+    for (std::size_t i = 0; i < n; ++i) streams[i] = F32::load(task.streams + i * task.size + k);
+    for (std::size_t o = 0; o < n; ++o) {
+      const float* coefs = task.prediction_coefs + o * n;
+      predictions[o] = F32::all(coefs[0]) * streams[0];
+      for (std::size_t i = 1; i < n; ++i) {
+        predictions[o] = V::fma(F32::all(coefs[i]), streams[i], predictions[o]);
+      }
+    }
+    const F32 activated = F32::load(task.activated + k);
+    const F32 active = predictions[task.active];
+    for (std::size_t o = 0; o < n; ++o) {
+      const F32 sum = V::fma(F32::all(task.gains[o]), activated, predictions[o]);
+      V::fma(F32::all(-task.gains[o]), active, sum).store(task.streams + o * task.size + k);
+    }
+  }
+}
+
+template <class V>
+void correct_kernel(const CorrectionTask& task) {
+  if (task.num_streams == 4) return correct_streams<V, 4>(task);
+  correct_streams<V, 0>(task);
+}
+
 // out = base + x * scale * weight; no base: 0.
 template <class V>
 void add_normed_kernel(float* out, const float* base, const float* x, float scale,

@@ -189,6 +189,20 @@ constexpr std::size_t attention_chunk_end(std::int64_t last) {
   return static_cast<std::size_t>(last) / kAttentionChunk + 1;
 }
 
+constexpr std::size_t kMostStreams = 16;  // of AltUp: a row keeps as many numbers on the stack
+
+// AltUp's correction of one row, in place: stream o becomes p[o] + gains[o] * (activated -
+// p[active]) with the predictions p[o] = sum over i of prediction_coefs[o][i] * stream i.
+struct CorrectionTask {
+  float* streams;  // [num_streams][size]
+  std::size_t num_streams;
+  std::size_t active;
+  const float* prediction_coefs;
+  const float* activated;  // [size]
+  const float* gains;      // [num_streams]
+  std::size_t size;        // multiple of 16
+};
+
 struct StepKernels {
   std::size_t attention_rows;  // rows of a tile, times query heads, that fit the registers
 
@@ -223,6 +237,7 @@ struct StepKernels {
   // out = sum of coefs[i] * inputs[i]; out may be one of them
   void (*combine)(float* out, const float* const* inputs, const float* coefs, std::size_t count,
                   std::size_t n);
+  void (*correct)(const CorrectionTask&);
   // out = base + x * scale * weight; base may be null (0) or out
   void (*add_normed)(float* out, const float* base, const float* x, float scale,
                      const float* weight, std::size_t n);

@@ -27,6 +27,7 @@ constexpr StepKernels step_table() {
           .sum_squared_distances = sum_squared_distances_kernel<V>,
           .dots = dots_kernel<V>,
           .combine = combine_kernel<V>,
+          .correct = correct_kernel<V>,
           .add_normed = add_normed_kernel<V>,
           .rotate = rotate_kernel<V>,
           .to_float16 = to_float16_kernel<V>,

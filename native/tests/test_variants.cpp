@@ -506,6 +506,22 @@ void test_combinations(const Tables& tables, std::size_t n, Numbers numbers) {
     table.combine(out.data(), inputs, coefs, 3, n);
     return out;
   });
+  for (const std::size_t num_streams : {2, 4}) {
+    const std::vector<float> streams = floats(num_streams * n, numbers);
+    const std::vector<float> coefs = floats(num_streams * num_streams, Numbers::kRandom);
+    const std::vector<float> gains = floats(num_streams, Numbers::kRandom);
+    compare(tables, numbers, [&](const StepKernels& table) {
+      std::vector<float> out = streams;
+      table.correct({.streams = out.data(),
+                     .num_streams = num_streams,
+                     .active = 1,
+                     .prediction_coefs = coefs.data(),
+                     .activated = y.data(),
+                     .gains = gains.data(),
+                     .size = n});
+      return out;
+    });
+  }
   for (const float* base : {static_cast<const float*>(nullptr), x.data()}) {
     compare(tables, numbers, [&](const StepKernels& table) {
       std::vector<float> out(n);

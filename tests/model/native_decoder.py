@@ -23,6 +23,8 @@ class Native:
     num_threads: int = 1
     variant: str = "best"
     prefill_skip: bool = True
+    fused_passes: bool = True
+    wanted_logits_only: bool = True
     wide_activations: bool = True
     sparse_feed_forward: bool = True
     max_rows: int = 128
@@ -54,6 +56,8 @@ class NativeDecoder:
             max_rows=self._how.max_rows,
             max_model_len=config.max_position_embeddings,
             prefill_skip=self._how.prefill_skip,
+            fused_passes=self._how.fused_passes,
+            wanted_logits_only=self._how.wanted_logits_only,
             wide_activations=self._how.wide_activations,
             variant=self._how.variant,
         )

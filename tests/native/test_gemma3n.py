@@ -235,8 +235,10 @@ def test_switches_change_nothing_but_the_work(dtype: Any) -> None:
     source = SOURCES["float"]
     base = Native(dtype=dtype)
     last = []
-    for skips in (True, False):
-        decoder = NativeDecoder(TINY, source, replace(base, prefill_skip=skips))
+    whole_rows = replace(base, prefill_skip=False)
+    all_off = replace(whole_rows, fused_passes=False, wanted_logits_only=False)
+    for how in (base, whole_rows, all_off):
+        decoder = NativeDecoder(TINY, source, how)
         session = Session(decoder, [ids])
         batch = replace(session.batch([60]), logit_rows=np.array([0, 58], np.int32))
         seen: list[int] = []
@@ -244,8 +246,9 @@ def test_switches_change_nothing_but_the_work(dtype: Any) -> None:
             decoder.forward(batch, session.cache, lambda _i, s, seen=seen: seen.append(len(s)))
         )
         owners = TINY.first_kv_shared_layer - 1
-        assert seen == [60] * owners + [2 if skips else 60] * (10 - owners)
+        assert seen == [60] * owners + [2 if how.prefill_skip else 60] * (10 - owners)
     np.testing.assert_array_equal(last[0], last[1])
+    np.testing.assert_array_equal(last[0], last[2])
     whole = one_shot(NativeDecoder(TINY, source, base), ids)
     np.testing.assert_array_equal(last[0], whole[[0, 58]])
     dense = one_shot(NativeDecoder(TINY, source, replace(base, sparse_feed_forward=False)), ids)

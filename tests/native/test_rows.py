@@ -78,6 +78,8 @@ def test_any_chunks(kind: str) -> None:
     num_threads=st.sampled_from([1, 2, 5]),
     kv_dtype=st.sampled_from(["float16", "float32"]),
     prefill_skip=st.booleans(),
+    fused_passes=st.booleans(),
+    wanted_logits_only=st.booleans(),
     logit_seed=st.integers(0, 99),
 )
 @example(  # 60 rows, of which 2 go on
@@ -88,6 +90,8 @@ def test_any_chunks(kind: str) -> None:
     num_threads=5,
     kv_dtype="float16",
     prefill_skip=True,
+    fused_passes=True,
+    wanted_logits_only=True,
     logit_seed=1,
 )
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,13 +104,22 @@ def test_any_batch(
     num_threads: int,
     kv_dtype: str,
     prefill_skip: bool,
+    fused_passes: bool,
+    wanted_logits_only: bool,
     logit_seed: int,
 ) -> None:
     """Any mixture of chunks of up to three sequences, in any order, of any rows' logits."""
     lengths, steps = schedule
     order = [s for s in order if s < len(lengths)]
-    how = Native(kv_dtype=kv_dtype, num_threads=num_threads, prefill_skip=prefill_skip)
-    decoder = model(kind, replace(how, max_rows=180))
+    how = Native(
+        kv_dtype=kv_dtype,
+        num_threads=num_threads,
+        prefill_skip=prefill_skip,
+        fused_passes=fused_passes,
+        wanted_logits_only=wanted_logits_only,
+        max_rows=180,
+    )
+    decoder = model(kind, how)
     wholes = [token_ids(TINY, LENGTHS[0], 0)[: lengths[s]] for s in order]
     session = Session(decoder, wholes, slot_seed, block_size=block_size)
     rng = np.random.default_rng(logit_seed)

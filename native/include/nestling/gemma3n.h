@@ -93,6 +93,10 @@ struct Gemma3nWeights {
 // packed (LayerWeights).
 struct Switches {
   bool prefill_skip = true;  // rows without logits stop at the last keys and values
+  bool fused_passes = true;  // AltUp, norms and per-layer inputs of a row in one loop
+  // Of rows whose logits are wanted, and of ids that text has. Rows without end at the last layer,
+  // if not at the last keys and values.
+  bool wanted_logits_only = true;
   // 16-bit activations in the first layers: not a saving but the price of exactness.
   bool wide_activations = true;
 };

@@ -16,6 +16,8 @@ SWITCHES: tuple[str, ...] = (
     "prefill_skip",
     "sparse_feed_forward",
     "gathered_embeddings",
+    "fused_passes",
+    "wanted_logits_only",
     "wide_activations",
 )
 """Names of the engine's optimisations that can be switched off one by one."""

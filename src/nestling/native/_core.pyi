@@ -151,6 +151,8 @@ class Gemma3n:
         max_rows: int,
         max_model_len: int,
         prefill_skip: bool,
+        fused_passes: bool,
+        wanted_logits_only: bool,
         wide_activations: bool,
         pool: ThreadPool,
         variant: str,

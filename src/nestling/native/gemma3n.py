@@ -42,6 +42,8 @@ class Gemma3n:
         max_rows: int,
         max_model_len: int,
         prefill_skip: bool = True,
+        fused_passes: bool = True,
+        wanted_logits_only: bool = True,
         wide_activations: bool = True,
         variant: str = "best",
     ) -> None:
@@ -52,6 +54,8 @@ class Gemma3n:
             max_rows=max_rows,
             max_model_len=max_model_len,
             prefill_skip=prefill_skip,
+            fused_passes=fused_passes,
+            wanted_logits_only=wanted_logits_only,
             wide_activations=wide_activations,
             pool=pool,
             variant=variant,
