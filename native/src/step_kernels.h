@@ -120,8 +120,7 @@ struct LiveRow {
   const std::uint32_t* indices;  // ascending
   const float* values;
   std::size_t count;
-  std::size_t
-      num_known;  // indices that may be read, at least count: those after will be needed soon
+  std::size_t num_known;  // indices that may be read, at least count: later ones are needed soon
   float* out;
 };
 

@@ -42,7 +42,7 @@ Format natural_format(StoredType type);
 
 // Raised whenever packing puts other bytes into memory than before, or other matrices: packed files
 // hold those.
-inline constexpr int kLayoutVersion = 4;
+inline constexpr int kLayoutVersion = 5;
 
 // Where the planes of packed weights begin in a mapped file.
 struct PlaneOffsets {
@@ -133,9 +133,7 @@ class Matrix : public PackedWeights {
 
 // W [num_rows, in_features], a row after another: up_proj of a sparse layer, a neuron a row.
 //   float formats: values [row][padded_in], padded_in a multiple of 16
-//   kQ8: values [row][padded_in / 512][8][16][4]: a lane for each group of 32, whose inputs follow
-//   in
-//        fours
+//   kQ8: values [row][padded_in / 512][8][16][4]: a lane for each group of 32, inputs in fours
 //   kQ4: values [row][padded_in / 512][4][16][4]: of two such fours the first in the low nibbles
 //   scales, mins: f16 [row][padded_in / 32]; padded_in is a multiple of 512 when quantised
 class RowMatrix : public PackedWeights {

@@ -54,9 +54,10 @@ class PackPlan:
 
     `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
     "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
-    by neuron unless `sparse_feed_forward` is off, and so are quantised gates of the first layers,
-    once more, for the neurons near the cutoff. The embedding tables stay in their file, of which
-    each token reads its rows, unless `gathered_embeddings` is off: then they are copied to memory.
+    by neuron (Q6_K then as float16) unless `sparse_feed_forward` is off, and so are quantised gates
+    of the first layers, once more, for the neurons near the cutoff. The embedding tables stay in
+    their file, of which each token reads its rows, unless `gathered_embeddings` is off: then they
+    are copied to memory.
     """
 
     config: Gemma3nTextConfig
@@ -103,7 +104,7 @@ class PackPlan:
         """Packs one matrix after another; only what the caller keeps stays in memory."""
         for name, (kind, shape) in self.matrices().items():
             dtype_in_file, data, _ = self._stored(name)
-            packed_format = _format(name, dtype_in_file, data, self.dtype)
+            packed_format = _format(name, kind, dtype_in_file, data, self.dtype)
             yield name, kind.pack(data, dtype_in_file, shape[1], self.pool, packed_format)
             release(data)
 
@@ -189,14 +190,14 @@ def _packed_bits(kind: type[Packed], dtype_in_file: str, dtype: WeightDtype) -> 
     """Bits of an element, scale and minimum included, at most."""
     if dtype != "auto":
         return {"float32": 32, "float16": 16, "bfloat16": 16, "q8": 9, "q4": 5}[dtype]
-    if dtype_in_file == "Q6_K" and kind is Matrix:
-        return 6.5625
+    if dtype_in_file == "Q6_K":
+        return 6.5625 if kind is Matrix else 16
     four_bits = {"Q4_0": 4.5, "Q4_1": 5, "Q4_K": 5}
     return {"F32": 32, "F16": 16, "BF16": 16, **four_bits}.get(dtype_in_file, 9)
 
 
 def _format(
-    name: str, dtype_in_file: str, data: NDArray[np.uint8], dtype: WeightDtype
+    name: str, kind: type[Packed], dtype_in_file: str, data: NDArray[np.uint8], dtype: WeightDtype
 ) -> PackedFormat | None:
     """The core's name of the format to pack into; None keeps the stored values."""
     if dtype in ("q8", "q4") and not any(part in name for part in _NEVER_QUANTIZED):
@@ -205,4 +206,6 @@ def _format(
         return dtype
     if dtype_in_file == "F32" and not np.any(data.view("<u4") & 0xFFFF):
         return "bfloat16"
+    if dtype_in_file == "Q6_K" and kind is not Matrix:
+        return "float16"  # few are read; 8 bits would move the answer as far as all activations do
     return None
