@@ -87,7 +87,8 @@ SixBitWords six_bit_words(const std::uint8_t* codes) {
   return words;
 }
 
-// Tile `tile` of Q6_K as it is, rearranged.
+// Tile `tile` of Q6_K or Q3_K as it is, rearranged.
+template <class Block>
 void pack_six_bit_tile(const StoredMatrix& stored, std::size_t tile, const Planes& to) {
   const std::size_t num_outputs = std::min(kTile, stored.num_rows - tile * kTile);
   const std::size_t num_blocks = stored.row_size / kSixBitBlock;
@@ -96,13 +97,13 @@ void pack_six_bit_tile(const StoredMatrix& stored, std::size_t tile, const Plane
     std::uint8_t* const lines = factors + kSixBitFactorBytes;
     std::uint16_t* const scales = to.scales + (tile * num_blocks + b) * kTile;
     for (std::size_t i = 0; i < num_outputs; ++i) {  // missing outputs stay zero
-      const auto* block = reinterpret_cast<const std::uint8_t*>(stored.row(tile * kTile + i)) +
-                          b * Q6KBlock::kBytes;
+      const auto* block =
+          reinterpret_cast<const std::uint8_t*>(stored.row(tile * kTile + i)) + b * Block::kBytes;
       alignas(16) std::uint8_t codes[kSixBitBlock];
-      Q6KBlock::codes(block, codes);
-      scales[i] = load<std::uint16_t>(Q6KBlock::scale(block));
+      Block::codes(block, codes);
+      scales[i] = load<std::uint16_t>(Block::scale(block));
       for (std::size_t part = 0; part < kSixBitBlock / 16; ++part) {
-        factors[part * kTile + i] = static_cast<std::uint8_t>(Q6KBlock::factors(block)[part]);
+        factors[part * kTile + i] = static_cast<std::uint8_t>(Block::factor(block, part));
         const SixBitWords words = six_bit_words(codes + 16 * part);
         std::uint8_t* const to_words = lines + part * 3 * 64 + 4 * i;
         std::memcpy(to_words, &words.nibbles[0], 4);
@@ -142,7 +143,8 @@ Matrix::Matrix(Format format, std::size_t out_features, std::size_t in_features)
 }
 
 Format Matrix::natural_format(StoredType type) {
-  return type == StoredType::kQ6_K ? Format::kQ6 : nestling::natural_format(type);
+  const bool has_factors = type == StoredType::kQ3_K || type == StoredType::kQ6_K;
+  return has_factors ? Format::kQ6 : nestling::natural_format(type);
 }
 
 Matrix::PlaneBytes Matrix::plane_bytes() const {
@@ -166,8 +168,8 @@ Matrix Matrix::map(const std::shared_ptr<const MappedFile>& file, Format format,
 
 Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool) {
   check_stored(stored);
-  if (format == Format::kQ6 && stored.type != StoredType::kQ6_K) {
-    throw std::invalid_argument("format: expected another than q6 for weights that are not Q6_K");
+  if (format == Format::kQ6 && natural_format(stored.type) != Format::kQ6) {
+    throw std::invalid_argument("format: expected another than q6 for weights but Q3_K and Q6_K");
   }
   Matrix packed(format, stored.num_rows, stored.row_size);
   const PlaneBytes bytes = packed.plane_bytes();
@@ -182,7 +184,10 @@ Matrix Matrix::pack(const StoredMatrix& stored, Format format, ThreadPool& pool)
   };
   const Planes to{values.as<std::uint8_t>(), scales.as<std::uint16_t>(), mins.as<std::uint16_t>()};
   if (format == Format::kQ6) {
-    each_tile([&](std::size_t tile) { pack_six_bit_tile(stored, tile, to); });
+    each_tile([&](std::size_t tile) {
+      stored.type == StoredType::kQ3_K ? pack_six_bit_tile<Q3KBlock>(stored, tile, to)
+                                       : pack_six_bit_tile<Q6KBlock>(stored, tile, to);
+    });
   } else if (is_quantized(format)) {
     const ReadGroups read = group_reader(stored.type, format);
     each_tile([&](std::size_t tile) {

@@ -50,11 +50,6 @@ void decode_groups(const std::uint8_t* blocks, std::size_t num_blocks, float* ou
   }
 }
 
-// Code of element i of a Q2_K or Q3_K block: two bits of byte i % 32 in the half's 32 bytes.
-int two_bits(const std::uint8_t* quants, std::size_t i) {
-  return quants[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4)) & 3;
-}
-
 void decode_q2_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out) {
   for (std::size_t b = 0; b < num_blocks; ++b, blocks += 84, out += 256) {
     const float scale = load_half(blocks + 80);
@@ -69,31 +64,14 @@ void decode_q2_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out)
   }
 }
 
-void decode_q3_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out) {
-  for (std::size_t b = 0; b < num_blocks; ++b, blocks += 110, out += 256) {
-    const std::uint8_t* packed = blocks + 96;  // 16 scales: 4 low bits each, then 2 high bits each
-    const float scale = load_half(blocks + 108);
-    for (std::size_t group = 0; group < 16; ++group) {
-      const int low = packed[group % 8] >> (4 * (group / 8)) & 15;
-      const int high = packed[8 + group % 4] >> (2 * (group / 4)) & 3;
-      const float group_scale = scale * static_cast<float>((low | high << 4) - 32);
-      for (std::size_t i = 16 * group; i < 16 * group + 16; ++i) {
-        const int is_high = blocks[i % 32] >> (i / 32) & 1;
-        const int code = two_bits(blocks + 32, i) - 4 + 4 * is_high;
-        out[i] = group_scale * static_cast<float>(code);
-      }
-    }
-  }
-}
-
-void decode_q6_k(const std::uint8_t* blocks, std::size_t num_blocks, float* out) {
-  for (std::size_t b = 0; b < num_blocks; ++b, blocks += Q6KBlock::kBytes, out += 256) {
+template <class Block>
+void decode_factored(const std::uint8_t* blocks, std::size_t num_blocks, float* out) {
+  for (std::size_t b = 0; b < num_blocks; ++b, blocks += Block::kBytes, out += 256) {
     alignas(16) std::uint8_t codes[256];
-    Q6KBlock::codes(blocks, codes);
-    const float scale = load_half(Q6KBlock::scale(blocks));
+    Block::codes(blocks, codes);
+    const float scale = load_half(Block::scale(blocks));
     for (std::size_t group = 0; group < 16; ++group) {
-      const float factor = static_cast<float>(Q6KBlock::factors(blocks)[group]);
-      const float group_scale = scale * factor;
+      const float group_scale = scale * static_cast<float>(Block::factor(blocks, group));
       for (std::size_t i = 16 * group; i < 16 * group + 16; ++i) {
         out[i] = group_scale * static_cast<float>(codes[i] - 32);
       }
@@ -117,10 +95,10 @@ constexpr std::array<Layout, 15> kLayouts{{
     groups<Q5_0Block>("Q5_0"),
     groups<Q5_1Block>("Q5_1"),
     {"Q2_K", 256, 84, decode_q2_k},
-    {"Q3_K", 256, 110, decode_q3_k},
+    {"Q3_K", 256, Q3KBlock::kBytes, decode_factored<Q3KBlock>},
     groups<Q4KBlock>("Q4_K"),
     groups<Q5KBlock>("Q5_K"),
-    {"Q6_K", 256, Q6KBlock::kBytes, decode_q6_k},
+    {"Q6_K", 256, Q6KBlock::kBytes, decode_factored<Q6KBlock>},
     groups<Iq4NlBlock>("IQ4_NL"),
     groups<Iq4XsBlock>("IQ4_XS"),
 }};

@@ -1,7 +1,7 @@
 // How GGML's block types hold groups of 32 weights: w = scale * (code - kOffset) + min.
 //
 // Each struct reads one type (layouts as in ggml-common.h). Types whose scale covers 16 weights
-// have no such groups: Q6_K has a struct of another kind, Q2_K and Q3_K are decoded in stored.cpp.
+// have no such groups: Q3_K and Q6_K have structs of another kind, Q2_K is decoded in stored.cpp.
 #pragma once
 
 #include <bit>
@@ -162,12 +162,36 @@ struct Iq4XsBlock {
   }
 };
 
-// Codes of 6 bits in 16 groups of 16: w = scale * factor * (code - 32), an int8 factor a group.
+// Code of element i of a Q2_K or Q3_K block: two bits of byte i % 32 in the half's 32 bytes.
+inline int two_bits(const std::uint8_t* quants, std::size_t i) {
+  return quants[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4)) & 3;
+}
+
+// The next two: 256 codes below 64 in groups of 16, w = scale * factor * (code - 32), with an int8
+// factor a group.
+struct Q3KBlock {
+  static constexpr std::size_t kBytes = 110;
+
+  static int factor(const std::uint8_t* block, std::size_t group) {
+    const std::uint8_t* packed = block + 96;  // 4 low bits each, then 2 high bits each
+    const int low = packed[group % 8] >> (4 * (group / 8)) & 15;
+    const int high = packed[8 + group % 4] >> (2 * (group / 4)) & 3;
+    return (low | high << 4) - 32;
+  }
+  static const std::uint8_t* scale(const std::uint8_t* block) { return block + 108; }  // f16
+  static void codes(const std::uint8_t* block, std::uint8_t* codes) {
+    for (std::size_t i = 0; i < 256; ++i) {
+      const int is_high = block[i % 32] >> (i / 32) & 1;
+      codes[i] = static_cast<std::uint8_t>(two_bits(block + 32, i) + 28 + 4 * is_high);
+    }
+  }
+};
+
 struct Q6KBlock {
   static constexpr std::size_t kBytes = 210;
 
-  static const std::int8_t* factors(const std::uint8_t* block) {
-    return reinterpret_cast<const std::int8_t*>(block + 192);
+  static int factor(const std::uint8_t* block, std::size_t group) {
+    return static_cast<std::int8_t>(block[192 + group]);
   }
   static const std::uint8_t* scale(const std::uint8_t* block) { return block + 208; }  // f16
   static void codes(const std::uint8_t* block, std::uint8_t* codes) {

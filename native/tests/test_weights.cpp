@@ -71,11 +71,11 @@ void test_random_bytes_of_every_type_and_odd_shapes() {
 }
 
 // Codes, factors and scales of any bits, not a number among them.
-void test_q6_k_in_tiles_has_the_stored_values() {
+void test_six_bits_in_tiles_have_the_stored_values(StoredType type) {
   ThreadPool pool(3);
   for (const std::size_t num_rows : {1u, 16u, 17u, 130u}) {
     for (const std::size_t num_blocks : {1u, 3u, 9u}) {
-      const Bytes bytes(StoredType::kQ6_K, num_rows, 256 * num_blocks, 11);
+      const Bytes bytes(type, num_rows, 256 * num_blocks, 11);
       const StoredMatrix& stored = bytes.stored;
       const Matrix packed = Matrix::pack(stored, Format::kQ6, pool);
       std::vector<float> values(num_rows * stored.row_size);
@@ -147,7 +147,8 @@ void test_buffers_are_zero_aligned_and_freed() {
 
 void run_all() {
   test_random_bytes_of_every_type_and_odd_shapes();
-  test_q6_k_in_tiles_has_the_stored_values();
+  test_six_bits_in_tiles_have_the_stored_values(StoredType::kQ3_K);
+  test_six_bits_in_tiles_have_the_stored_values(StoredType::kQ6_K);
   test_q6_is_refused_elsewhere();
   test_threads_share_a_matrix_without_races();
   test_absurd_shapes_are_refused();

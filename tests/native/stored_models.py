@@ -25,6 +25,10 @@ Seven, so that the tensors of one name have another type in each layer.
 SIX_BITS = replace(TINY, hidden_size=256, head_dim=64)
 """Rows of whole blocks of Q6_K."""
 
+_FACTORED = {"Q3_K": (110, 108, 2.3 * 18.5), "Q6_K": (210, 208, 18.5 * 74)}
+"""Bytes of a block, the place of its scale, and the deviation of its weights if the scale is 1 and
+codes and factors are uniform."""
+
 
 def stored_model(config: Gemma3nTextConfig, seed: int, types: Sequence[str]) -> StoredTensors:
     """Matrix after matrix stored in the next of `types`, where its rows are whole blocks of it."""
@@ -34,8 +38,8 @@ def stored_model(config: Gemma3nTextConfig, seed: int, types: Sequence[str]) -> 
         dtype = types[i % len(types)]
         if values.ndim == 1 or "altup" in name or values.shape[1] % max(32, block_layout(dtype)[0]):
             dtype = "F32"
-        if dtype == "Q6_K":
-            stored = random_q6_k(values, rng)
+        if dtype in _FACTORED:
+            stored = random_factored(dtype, values, rng)
         else:
             data = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
             stored = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
@@ -43,12 +47,11 @@ def stored_model(config: Gemma3nTextConfig, seed: int, types: Sequence[str]) -> 
     return StoredTensors(Path("-"), tensors)
 
 
-def random_q6_k(like: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+def random_factored(dtype: str, like: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Blocks of any codes and factors with values as large as those of `like`."""
-    blocks = rng.integers(0, 256, (like.size // 256, 210), np.uint8)
-    # Uniform codes and factors have deviations of 18.5 and 74.
-    scale = np.array([like.std() / (18.5 * 74)], "<f2")
-    blocks[:, 208:] = scale.view(np.uint8)
+    num_bytes, scale_at, deviation = _FACTORED[dtype]
+    blocks = rng.integers(0, 256, (like.size // 256, num_bytes), np.uint8)
+    blocks[:, scale_at : scale_at + 2] = np.array([like.std() / deviation], "<f2").view(np.uint8)
     return blocks.reshape(-1)
 
 

@@ -82,7 +82,7 @@ def test_a_file_that_quantises_laurel_too(dtype: str) -> None:
     assert 0 < divergence_of_stored(4, (dtype,), 100) <= MAX_DIVERGENCE
 
 
-@pytest.mark.parametrize("types", [("Q6_K",), ("Q4_1", "Q6_K", "Q5_0")], ids="-".join)
+@pytest.mark.parametrize("types", [("Q6_K",), ("Q3_K",), ("Q4_1", "Q6_K", "Q5_0")], ids="-".join)
 def test_six_bits_in_the_sparse_layers(types: tuple[str, ...]) -> None:
     """Twice as far off if their rows and columns were quantised anew, to eight bits."""
     assert 0 < divergence_of_stored(1, types, NUM_TOKENS) <= MAX_DIVERGENCE

@@ -23,7 +23,8 @@ NATURAL = dict(zip(PLAIN, ("float32", "float16", "bfloat16"), strict=True)) | {
     "Q4_0": "q4", "Q4_1": "q4", "Q4_K": "q4", "Q8_0": "q8", "Q5_0": "q8", "Q5_1": "q8",
     "Q5_K": "q8", "IQ4_NL": "q8", "IQ4_XS": "q8", "Q2_K": "q8", "Q3_K": "q8", "Q6_K": "q8",
 }  # fmt: skip
-"""But `Matrix` holds Q6_K as "q6"."""
+"""But `Matrix` holds Q3_K and Q6_K as "q6"."""
+SIX_BITS = ("Q3_K", "Q6_K")
 SHAPES = [(1, 256), (17, 256), (16, 2048), (150, 512), (33, 2304)]
 SMALL_SHAPES = [(1, 32), (17, 96), (130, 160), (31, 288)]
 CASES = [(t, s) for t in TYPES for s in SHAPES] + [
@@ -38,7 +39,7 @@ def pool() -> ThreadPool:
 
 
 def natural(form: Any, dtype: str) -> str:
-    return "q6" if (form, dtype) == (Matrix, "Q6_K") else NATURAL[dtype]
+    return "q6" if form is Matrix and dtype in SIX_BITS else NATURAL[dtype]
 
 
 def half_rounded(values: Floats) -> Floats:
@@ -187,20 +188,23 @@ def test_six_bits_take_what_the_file_takes(pool: ThreadPool) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 256), (50, 1024)])
-def test_six_bits_keep_any_scale_and_code(pool: ThreadPool, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("dtype", SIX_BITS)
+def test_six_bits_keep_any_scale_and_code(
+    pool: ThreadPool, dtype: str, shape: tuple[int, int]
+) -> None:
     """Bit for bit as the library decodes them, zeros of either sign and subnormal scales too."""
     halves = np.array([0, 0x8000, 1, 0x83FF, 0x03FF, 0x7BFF, 0xFBFF, 0x3C01], "<u2").view("<f2")
-    data = random_bytes("Q6_K", *shape, seed=9, halves=halves)
-    actual = Matrix.pack(data, "Q6_K", shape[1], pool).unpack()
-    expected = library_values(data, "Q6_K", shape[1])
+    data = random_bytes(dtype, *shape, seed=9, halves=halves)
+    actual = Matrix.pack(data, dtype, shape[1], pool).unpack()
+    expected = library_values(data, dtype, shape[1])
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_only_tiles_of_q6_k_become_six_bits(pool: ThreadPool, form: Any, dtype: str) -> None:
+def test_only_tiles_of_q3_k_and_q6_k_become_six_bits(pool: ThreadPool, form: Any, dtype: str) -> None:
     data = random_bytes(dtype, 3, 256, seed=1)
-    if (form, dtype) == (Matrix, "Q6_K"):
+    if form is Matrix and dtype in SIX_BITS:
         assert form.pack(data, dtype, 256, pool, "q6").format == "q6"
         return
     with pytest.raises(ValueError, match="format: expected another than q6"):

@@ -18,8 +18,8 @@ namespace nestling {
 
 // kQ4: a group of 32 inputs has an f16 scale; w = scale * (q - 8), or scale * q + min with a
 // minimum, q in 0..15. kQ8: w = scale * q, or scale * q + min, q a signed byte. kQ6, which only
-// Matrix has and only Q6_K becomes: w = scale * factor * (q - 32), q in 0..63, with a signed byte
-// as the factor of 16 inputs and an f16 scale of 256.
+// Matrix has and Q3_K and Q6_K become: w = scale * factor * (q - 32), q in 0..63, with a signed
+// byte as the factor of 16 inputs and an f16 scale of 256.
 enum class Format { kFloat32, kFloat16, kBfloat16, kQ4, kQ6, kQ8 };
 
 inline constexpr std::size_t kTile = 16;   // outputs that lie side by side, one a lane
@@ -37,7 +37,7 @@ constexpr bool is_quantized(Format format) {
 
 // The format that holds a stored type with no change of value (but for scales of K-quants, which
 // are products of two numbers and are rounded to f16), or kQ8 for types with groups of 16, which
-// are quantised anew. Matrix::natural_format is another one for Q6_K.
+// are quantised anew. Matrix::natural_format is another one for Q3_K and Q6_K.
 Format natural_format(StoredType type);
 
 // Raised whenever packing puts other bytes into memory than before, or other matrices: packed files
@@ -108,7 +108,7 @@ class PackedWeights {
 //        2 * s of byte 4 * i + c: output i, input 4 * s + c; scales f16 [tile][block][16]
 class Matrix : public PackedWeights {
  public:
-  static Format natural_format(StoredType type);  // kQ6 for Q6_K
+  static Format natural_format(StoredType type);  // kQ6 for Q3_K, Q6_K
   static Matrix pack(const StoredMatrix& stored, Format format, ThreadPool& pool);
   static Matrix map(const std::shared_ptr<const MappedFile>& file, Format format,
                     std::size_t out_features, std::size_t in_features, const PlaneOffsets& offsets);

@@ -4,8 +4,8 @@
 have `pack(data, dtype, row_size, pool, target=None)`: `data` uint8 [num_bytes] are whole rows of
 `row_size` elements of the stored type `dtype`, named as GGML names it ("Q4_0", "BF16"). `target`
 None keeps the stored values, but that products of scales of Q4_K, Q5_K and IQ4_XS are rounded to
-f16, and that Q2_K and Q3_K become "q8"; so does Q6_K as rows or columns, while as a `Matrix` it
-becomes "q6", which nothing else does. `unpack()` gives float32 [out, in]. Bad arguments raise
+f16, and that Q2_K becomes "q8"; so do Q3_K and Q6_K as rows or columns, while as a `Matrix` they
+become "q6", which nothing else does. `unpack()` gives float32 [out, in]. Bad arguments raise
 ValueError or TypeError.
 
 `planes()` are the packed bytes (values, scales or None, mins or None) without a copy. `map(file,

@@ -26,6 +26,7 @@ _HEAD = "embed_tokens.weight"
 EMBEDDING_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
 _GATE, _GATE_ROWS = "mlp.gate_proj.weight", "mlp.gate_rows.weight"
 # Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
+_SIX_BITS = ("Q3_K", "Q6_K")
 _NEVER_QUANTIZED = ("altup", "laurel", "per_layer_model_projection")
 # In float32 whatever the rest is: a few numbers that steer all streams.
 _VECTORS = (
@@ -54,7 +55,7 @@ class PackPlan:
 
     `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
     "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
-    by neuron (Q6_K then as float16) unless `sparse_feed_forward` is off, and so are quantised gates
+    by neuron (Q3_K and Q6_K then as float16) unless `sparse_feed_forward` is off, and so are quantised gates
     of the first layers, once more, for the neurons near the cutoff. The embedding tables stay in
     their file, of which each token reads its rows, unless `gathered_embeddings` is off: then they
     are copied to memory.
@@ -89,8 +90,8 @@ class PackPlan:
     def _is_refinable(self, name: str) -> bool:
         if self.dtype != "auto":
             return self.dtype in ("q8", "q4")
-        # Rows of Q6_K would be quantised anew, to other values than the gate's.
-        return self._stored(name)[0] not in ("F32", "F16", "BF16", "Q6_K")
+        # Rows of Q3_K and Q6_K would be quantised anew, to other values than the gate's.
+        return self._stored(name)[0] not in ("F32", "F16", "BF16", *_SIX_BITS)
 
     def packed_bytes(self) -> int:
         """About how many bytes the packed matrices take, rather too many."""
@@ -190,7 +191,7 @@ def _packed_bits(kind: type[Packed], dtype_in_file: str, dtype: WeightDtype) -> 
     """Bits of an element, scale and minimum included, at most."""
     if dtype != "auto":
         return {"float32": 32, "float16": 16, "bfloat16": 16, "q8": 9, "q4": 5}[dtype]
-    if dtype_in_file == "Q6_K":
+    if dtype_in_file in _SIX_BITS:
         return 6.5625 if kind is Matrix else 16
     four_bits = {"Q4_0": 4.5, "Q4_1": 5, "Q4_K": 5}
     return {"F32": 32, "F16": 16, "BF16": 16, **four_bits}.get(dtype_in_file, 9)
@@ -206,6 +207,6 @@ def _format(
         return dtype
     if dtype_in_file == "F32" and not np.any(data.view("<u4") & 0xFFFF):
         return "bfloat16"
-    if dtype_in_file == "Q6_K" and kind is not Matrix:
+    if dtype_in_file in _SIX_BITS and kind is not Matrix:
         return "float16"  # few are read; 8 bits would move the answer as far as all activations do
     return None
