@@ -18,7 +18,10 @@ void Gemma3n::Step::choose_rounding(std::size_t layer) {
   ws_.normed.rounding = first;
   ws_.attended.rounding = first;
   ws_.laurel_low.rounding = first;
-  ws_.ffn_in.rounding = refines(w) ? Rounding::kCoarse : first;
+  // A gate that is not computed again near the cutoff decides alone which neurons live.
+  const bool decides = has_wide_dots_ && model_.layers_[layer].std_multiplier.has_value();
+  ws_.ffn_in.rounding = decides ? Rounding::kWide : first;
+  if (refines(w)) ws_.ffn_in.rounding = Rounding::kCoarse;
   for (Activations* x : {&ws_.ffn_act, &ws_.gate_in, &ws_.gated}) {
     x->rounding = plain;
   }

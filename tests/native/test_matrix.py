@@ -202,7 +202,9 @@ def test_six_bits_keep_any_scale_and_code(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_only_tiles_of_q3_k_and_q6_k_become_six_bits(pool: ThreadPool, form: Any, dtype: str) -> None:
+def test_only_tiles_of_q3_k_and_q6_k_become_six_bits(
+    pool: ThreadPool, form: Any, dtype: str
+) -> None:
     data = random_bytes(dtype, 3, 256, seed=1)
     if form is Matrix and dtype in SIX_BITS:
         assert form.pack(data, dtype, 256, pool, "q6").format == "q6"

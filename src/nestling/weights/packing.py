@@ -55,10 +55,10 @@ class PackPlan:
 
     `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
     "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
-    by neuron (Q3_K and Q6_K then as float16) unless `sparse_feed_forward` is off, and so are quantised gates
-    of the first layers, once more, for the neurons near the cutoff. The embedding tables stay in
-    their file, of which each token reads its rows, unless `gathered_embeddings` is off: then they
-    are copied to memory.
+    by neuron (Q3_K and Q6_K then as float16) unless `sparse_feed_forward` is off, and so are
+    quantised gates of the first layers, once more, for the neurons near the cutoff. The embedding
+    tables stay in their file, of which each token reads its rows, unless `gathered_embeddings` is
+    off: then they are copied to memory.
     """
 
     config: Gemma3nTextConfig
