@@ -75,6 +75,7 @@ void compare(const Tables& tables, Numbers numbers, const F& f) {
 constexpr StoredType kTypes[] = {StoredType::kF32,  StoredType::kF16,  StoredType::kBF16,
                                  StoredType::kQ4_0, StoredType::kQ4_1, StoredType::kQ8_0,
                                  StoredType::kQ5_1, StoredType::kQ6_K};
+constexpr Rounding kRoundings[] = {Rounding::kCoarse, Rounding::kFine, Rounding::kWide};
 
 // A stored matrix of any codes and of scales that are random or extreme.
 class Weights {
@@ -576,10 +577,10 @@ void test_functions(const Tables& tables, std::size_t n, Numbers numbers) {
 
 void test_variant(Variant variant) {
   const Tables tables = tables_of(variant);
+  for (const Rounding rounding : kRoundings) test_not_finite(tables, rounding);
   for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
     for (const StoredType type : kTypes) {
-      for (const Rounding rounding : {Rounding::kCoarse, Rounding::kFine, Rounding::kWide}) {
-        test_not_finite(tables, rounding);
+      for (const Rounding rounding : kRoundings) {
         test_products(tables, type, numbers, rounding);
         if (rounding != Rounding::kCoarse) test_dots(tables, type, numbers, rounding);
       }
