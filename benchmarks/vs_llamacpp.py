@@ -3,8 +3,10 @@
 Run: `python benchmarks/vs_llamacpp.py MODEL.gguf --work-dir DIR [--rounds N] [--json]`. The first
 run builds llama.cpp natively from the sources that `llama-cpp-python` carries on PyPI, with an
 environment of its own in DIR (some minutes, once); `--llama-bin` takes a build of yours instead.
-Each round measures both programs, so that a noisy neighbour meets both; a ratio is the median of
-the rounds' own ratios. Needs Linux, a C++ compiler and `nestling` beside this Python.
+Nestling is started once before the rounds, so that it packs the file if it has not yet; that start
+is a row of its own. Each round measures both programs, so that a noisy neighbour meets both; a
+ratio is the median of the rounds' own ratios. Needs Linux, a C++ compiler and `nestling` beside
+this Python.
 """
 
 import argparse
@@ -187,6 +189,17 @@ def measure_nestling(nestling: str, case: Case) -> dict[str, float]:
     return figures
 
 
+def measure_first_start(nestling: str, case: Case) -> float:
+    """Seconds from process start to first token of a start that packs unless the file is packed."""
+    least = ("--prompt", "16", "--generate", "1", "--batch", "1", "--memory-context", "16")
+    done = run(
+        nestling,
+        *("bench", "--model", case.model, "--threads", str(case.threads)),
+        *(*least, "--runs", "1", "--json"),
+    )
+    return float(json.loads(done.stdout)["first_token_s"])
+
+
 @contextlib.contextmanager
 def held(lock: Path | None) -> Iterator[None]:
     """Keep others who use the same lock file off the machine."""
@@ -225,7 +238,12 @@ def verdict(value: float, must: float, aim: float) -> str:
 SPEED_TARGETS = {"prefill": (5.5, 8.0), "decode 1": (1.35, 1.6), "decode 16": (3.5, 4.5)}
 
 
-def table(case: Case, theirs: list[dict[str, float]], ours: list[dict[str, float]]) -> list[Row]:
+def table(
+    case: Case,
+    theirs: list[dict[str, float]],
+    ours: list[dict[str, float]],
+    first_start_s: float,
+) -> list[Row]:
     """Medians over the rounds; ratios are paired within a round."""
 
     def middle(rounds: list[dict[str, float]], name: str) -> float:
@@ -280,6 +298,8 @@ def table(case: Case, theirs: list[dict[str, float]], ours: list[dict[str, float
             *("3", "1", verdict(start, 3, 1)),
         )
     )
+    shown = f"{first_start_s:.2f}"
+    rows.append(Row("first start, with packing if not yet packed, s", "", shown, None, "", "", ""))
     return rows
 
 
@@ -335,6 +355,10 @@ def main() -> None:
     )
     bin_dir = args.llama_bin or build(args.work_dir)
     nestling = str(Path(sys.executable).with_name("nestling"))
+    if not args.json:
+        print("first start", file=sys.stderr)
+    with held(args.lock):
+        first_start_s = measure_first_start(nestling, case)
     theirs, ours = [], []
     for number in range(args.rounds):
         if not args.json:
@@ -349,10 +373,11 @@ def main() -> None:
         theirs.append(best_of(modes) | best_of(starts))
         with held(args.lock):
             ours.append(measure_nestling(nestling, case))
-    rows = table(case, theirs, ours)
+    rows = table(case, theirs, ours, first_start_s)
     if args.json:
         shown = [asdict(row) for row in rows]
-        print(json.dumps({"rows": shown, "llama_cpp": theirs, "nestling": ours}, indent=2))
+        data = {"rows": shown, "llama_cpp": theirs, "nestling": ours}
+        print(json.dumps(data | {"nestling_first_start_s": first_start_s}, indent=2))
     else:
         print_rows(rows)
 
