@@ -57,7 +57,7 @@ check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(shell find native -name '*.cpp' -o -name '*.h')
 
-bench: $(VENV)/.built ## measure speed and memory, draw the curves into docs/ (MODEL, THREADS)
+bench: $(VENV)/.built ## measure speed and memory, draw the curves into docs/ under the model's name (MODEL, THREADS)
 	@$(BIN)/nestling bench --profile --curves docs \
 	  $(if $(MODEL),--model "$(MODEL)",--model nestling-nano) $(if $(THREADS),--threads "$(THREADS)")
 

@@ -42,8 +42,9 @@ def test_curves_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert tuple(curves.decode_tokens_per_s) == BATCHES
     for by_length in (curves.context_tokens_per_s, curves.first_token_s, curves.resident_bytes):
         assert tuple(by_length) == (124,)
-    files = draw(curves, tmp_path, "tiny", "here, commit <none>")
-    assert len(files) == 4
+    files = draw(curves, tmp_path, "my/tiny", "here, commit <none>")
+    names = ("decode", "context", "first-token", "memory")
+    assert files == [tmp_path / f"speed-my_tiny-{name}.svg" for name in names]
     for file in files:
-        assert "tiny: " in file.read_text()
+        assert "my/tiny: " in file.read_text()
         assert "commit &lt;none&gt;" in file.read_text()

@@ -44,7 +44,8 @@ def test_table_profile_and_curves(tmp_path: Path) -> None:
     """For people: every figure with its unit, the parts of a step by phase, charts."""
     done = run("bench", *SHORT, "--runs", "1", "--profile", "--curves", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    charts = {f"speed-{name}.svg" for name in ("decode", "context", "first-token", "memory")}
+    names = ("decode", "context", "first-token", "memory")
+    charts = {f"speed-nestling-nano-{name}.svg" for name in names}
     assert {path.name for path in tmp_path.iterdir()} == charts
     for text in ("prefill, 24 tokens", "decode, batch of 3", "GB/s", "MiB", "MODEL MS"):
         assert text in done.stdout

@@ -1,8 +1,10 @@
 """The curves of a model: decoding by batch and context, first token by prompt, memory by context.
 
+Files carry the model's name, so that the curves of several stand side by side in a folder.
 `measure_curves` runs in a measuring process, `draw` in the one that asked for them.
 """
 
+import re
 from pathlib import Path
 
 from nestling.bench.figures import Curves
@@ -58,30 +60,30 @@ def measure_curves(plan: BenchPlan) -> Curves:
 
 
 def draw(curves: Curves, folder: Path, model_id: str, subtitle: str) -> list[Path]:
-    """Write the charts; returns where they are."""
+    """Write the charts, speed-{model_id}-{what}.svg; returns where they are."""
     charts = {
-        "speed-decode.svg": line_chart(
+        "decode": line_chart(
             f"{model_id}: decoding",
             subtitle,
             Axis("sequences in the batch", is_log=True),
             Axis("tokens/s, total"),
             list(curves.decode_tokens_per_s.items()),
         ),
-        "speed-context.svg": line_chart(
+        "context": line_chart(
             f"{model_id}: decoding one sequence",
             subtitle,
             Axis("tokens of context", is_log=True),
             Axis("tokens/s"),
             list(curves.context_tokens_per_s.items()),
         ),
-        "speed-first-token.svg": line_chart(
+        "first-token": line_chart(
             f"{model_id}: time to first token",
             subtitle,
             Axis("tokens of the prompt", is_log=True),
             Axis("seconds", is_log=True),
             list(curves.first_token_s.items()),
         ),
-        "speed-memory.svg": line_chart(
+        "memory": line_chart(
             f"{model_id}: resident memory",
             subtitle,
             Axis("tokens of context", is_log=True),
@@ -89,6 +91,8 @@ def draw(curves: Curves, folder: Path, model_id: str, subtitle: str) -> list[Pat
             [(length, size / 2**20) for length, size in curves.resident_bytes.items()],
         ),
     }
-    for name, text in charts.items():
-        (folder / name).write_text(text)
-    return [folder / name for name in charts]
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", model_id)
+    paths = [folder / f"speed-{name}-{what}.svg" for what in charts]
+    for path, text in zip(paths, charts.values(), strict=True):
+        path.write_text(text)
+    return paths
