@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,17 @@ def hold(client: httpx.Client, until: float) -> None:
                 return
 
 
+def until_held(client: httpx.Client, num_answers: int) -> None:
+    """Wait until the engine has that many answers, running or waiting."""
+    deadline = time.monotonic() + 5
+    held = 0
+    while held < num_answers:
+        assert time.monotonic() < deadline, f"the engine has {held} of {num_answers} answers"
+        text = client.get("/metrics").text
+        counts = re.findall(r"^nestling_engine_num_(?:running|waiting) (\S+)$", text, re.MULTILINE)
+        held = int(sum(map(float, counts)))
+
+
 def test_full_queue(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
@@ -46,7 +58,7 @@ def test_full_queue(tmp_path: Path) -> None:
         with server.client() as client, ThreadPoolExecutor(num_holders + 1) as pool:
             for _ in range(num_holders + 1):
                 pool.submit(hold, client, time.monotonic() + 5)
-            time.sleep(1.5)
+            until_held(client, num_holders * CHOICES)
             taken_s = []
             for is_stream in (False, True) * 10:
                 begin = time.monotonic()
