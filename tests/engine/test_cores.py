@@ -60,6 +60,18 @@ def test_a_container_s_time_bounds_the_threads(
     assert cores.num_usable_cores() == min(all_cores, expected or all_cores)
 
 
+@pytest.mark.parametrize("has_affinity", [True, False])
+def test_a_large_machine_gets_as_many_as_a_pool_takes(
+    monkeypatch: pytest.MonkeyPatch, has_affinity: bool
+) -> None:
+    monkeypatch.setattr(cores, "num_physical_cores", lambda _cpus: 999)
+    monkeypatch.setattr(cores, "_shares_of_time", list)
+    monkeypatch.setattr(os, "cpu_count", lambda: 999)
+    if not has_affinity:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores.num_usable_cores() == MAX_THREADS
+
+
 def test_the_setting_takes_as_many_threads_as_the_core() -> None:
     schema = Settings.model_json_schema()["properties"]["threads"]
     assert schema["anyOf"][0]["maximum"] == MAX_THREADS

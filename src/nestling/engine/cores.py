@@ -8,17 +8,20 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from nestling.native.threads import MAX_THREADS
+
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def num_usable_cores() -> int:
-    """At least 1."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    num_cores = num_physical_cores(os.sched_getaffinity(0))
-    return max(1, min([num_cores, *(int(share) for share in _shares_of_time())]))
+    """From 1 to the most threads that a pool takes."""
+    if hasattr(os, "sched_getaffinity"):
+        num_cores = num_physical_cores(os.sched_getaffinity(0))
+    else:
+        num_cores = os.cpu_count() or 1
+    return max(1, min([MAX_THREADS, num_cores, *(int(share) for share in _shares_of_time())]))
 
 
 def num_physical_cores(cpus: Iterable[int], root: Path = _CPUS) -> int:
