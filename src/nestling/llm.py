@@ -190,7 +190,11 @@ class LLM:
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits of every position, f32 [num_tokens, vocab]; works without a tokenizer."""
-        return self._runner.score(np.asarray(token_ids, np.int32))
+        try:
+            ids = np.asarray(token_ids, np.int32)
+        except OverflowError as error:
+            raise InvalidRequestError(f"token_ids: {error}", param="token_ids") from error
+        return self._runner.score(ids)
 
     def stats(self) -> Stats:
         """Counts of the engine so far and the seconds that each part of its steps took."""
