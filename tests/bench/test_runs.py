@@ -33,12 +33,12 @@ def test_profile_rows_are_milliseconds_a_step() -> None:
     """A part that a phase lacks took no time there."""
     header, rows = profile_rows(
         {
-            "prefill": PhaseTimes(2, 3 << 20, {"model": 0.5}),
-            "decode 1": PhaseTimes(4, 1 << 20, {"model": 0.1, "sample": 0.002}),
+            "prefill": PhaseTimes(2, 31, 0, 3 << 20, {"model": 0.5}),
+            "prefix hit": PhaseTimes(4, 2, 48, 1 << 20, {"model": 0.1, "sample": 0.002}),
         }
     )
-    assert header == ("phase", "steps", "read MiB", "model ms", "sample ms")
+    assert header == ("phase", "steps", "tokens", "cached", "read MiB", "model ms", "sample ms")
     assert rows == [
-        ("prefill", "2", "1.5", "250.000", "0.000"),
-        ("decode 1", "4", "0.2", "25.000", "0.500"),
+        ("prefill", "2", "31", "0", "1.5", "250.000", "0.000"),
+        ("prefix hit", "4", "2", "48", "0.2", "25.000", "0.500"),
     ]

@@ -25,7 +25,7 @@ def test_a_prefill_is_its_chunks(config: EngineConfig) -> None:
     """40 tokens in steps of at most 16."""
     session = EngineSession(config)
     phase = session.first_token(session.random_prompt(40))
-    assert phase.times.num_steps == 3
+    assert (phase.times.num_steps, phase.times.num_tokens) == (3, 41)
     assert session.weight_bytes_per_token < phase.times.weight_bytes_read
     assert phase.times.weight_bytes_read <= 3 * session.weight_bytes_per_token
     seconds = phase.times.part_seconds
@@ -44,7 +44,7 @@ def test_decoding_has_no_prefill_in_it_and_leaves_nothing(
     before = session.snapshot().num_generated_tokens
     decoded = session.decode(num_seqs, context=9, num_steps=7)
     assert decoded.first_token_s > 0
-    assert decoded.phase.times.num_steps == 7
+    assert (decoded.phase.times.num_steps, decoded.phase.times.num_tokens) == (7, 7 * num_seqs)
     after = session.snapshot()
     assert after.num_generated_tokens - before >= num_seqs * 8
     assert after.num_free_blocks == num_blocks
@@ -83,7 +83,8 @@ def test_prompts_differ_but_for_the_prefix(
     monkeypatch.setattr(
         session, "_submit", lambda prompt, most: (seen.append(prompt), submit(prompt, most))[1]
     )
-    session.prefix_hit_first_token(64)
+    hit = session.prefix_hit_first_token(64)
+    assert (hit.times.num_cached_tokens, hit.times.num_tokens) == (64, 2)
     first, second = seen
     assert first[:-1] == second[:-1]
     assert len(first) == 65

@@ -50,9 +50,13 @@ def test_table_profile_and_curves(tmp_path: Path) -> None:
     for text in ("prefill, 24 tokens", "decode, batch of 3", "GB/s", "MiB", "MODEL MS"):
         assert text in done.stdout
     rows = [line.split("  ") for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows[-3:]] == ["prefill", "decode 1", "decode 3"]
-    profile = run("bench", *SHORT, "--runs", "1", "--profile", "--json").stdout
-    assert json.loads(profile)["profile"]["decode 3"]["num_steps"] == 3
+    assert [row[0] for row in rows[-4:]] == ["prefill", "decode 1", "decode 3", "prefix hit"]
+    profile = json.loads(run("bench", *SHORT, "--runs", "1", "--profile", "--json").stdout)[
+        "profile"
+    ]
+    assert profile["decode 3"]["num_steps"] == 3
+    assert profile["decode 3"]["num_tokens"] == 9
+    assert profile["prefix hit"]["num_cached_tokens"] == 1024
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def measure(plan: BenchPlan, *, with_memory: bool) -> Throughput:
         if len(bandwidths) == 1:
             bandwidths.append(_read_bandwidth(plan))
     hit = session.prefix_hit_first_token(plan.prefix)
+    phases["prefix hit"] = hit.times
     return Throughput(
         prefill_tokens_per_s=plan.prompt / prefill.seconds,
         decode_tokens_per_s=rates,

@@ -4,9 +4,13 @@ import msgspec
 
 
 class PhaseTimes(msgspec.Struct, frozen=True):
-    """Where the steps of one phase spent their time."""
+    """What the steps of one phase did, and where they spent their time."""
 
     num_steps: int
+    num_tokens: int
+    """Of prompts computed and of answers generated."""
+    num_cached_tokens: int
+    """Of prompts, found in the prefix cache."""
     weight_bytes_read: int
     part_seconds: dict[str, float]
 
@@ -25,7 +29,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Throughput(msgspec.Struct, frozen=True):
-    """Of a process that steps the engine. Phases are "prefill" and "decode N"."""
+    """Of a process that steps the engine. Phases are "prefill", "decode N" and "prefix hit"."""
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: dict[int, float]

@@ -42,7 +42,7 @@ def result_rows(model_id: str, plan: BenchPlan, result: BenchResult) -> Rows:
 
 
 def profile_rows(profile: Mapping[str, PhaseTimes]) -> tuple[tuple[str, ...], Rows]:
-    """Header and rows: of each phase, MiB of weights that a step reads, milliseconds by part."""
+    """Header and rows: of each phase, tokens, MiB of weights a step and milliseconds by part."""
     parts = tuple(dict.fromkeys(part for times in profile.values() for part in times.part_seconds))
     rows: Rows = []
     for phase, times in profile.items():
@@ -50,8 +50,10 @@ def profile_rows(profile: Mapping[str, PhaseTimes]) -> tuple[tuple[str, ...], Ro
             f"{times.part_seconds.get(part, 0.0) / times.num_steps * 1e3:.3f}" for part in parts
         )
         read = f"{times.weight_bytes_read / times.num_steps / 2**20:,.1f}"
-        rows.append((phase, str(times.num_steps), read, *shown))
-    return ("phase", "steps", "read MiB", *(f"{part} ms" for part in parts)), rows
+        counts = (times.num_steps, times.num_tokens, times.num_cached_tokens)
+        rows.append((phase, *map(str, counts), read, *shown))
+    header = ("phase", "steps", "tokens", "cached", "read MiB", *(f"{part} ms" for part in parts))
+    return header, rows
 
 
 def _size(num_bytes: int) -> str:

@@ -48,8 +48,7 @@ class EngineSession:
     """A loaded model and its loop; one phase at a time. Greedy, and no token ends a request."""
 
     def __init__(self, config: EngineConfig) -> None:
-        runner = load_runner(config)
-        self.weight_bytes_per_token = runner.weight_bytes_per_token
+        self._runner = runner = load_runner(config)
         self._num_text_tokens = runner.num_text_tokens
         self._events: list[EngineEvent] = []
         self._loop = EngineLoop(runner, config, self._events.extend)
@@ -57,6 +56,11 @@ class EngineSession:
         self._snapshots: list[Stats] = []
         self._numbers = itertools.count()
         self._rng = np.random.default_rng(0)
+
+    @property
+    def weight_bytes_per_token(self) -> int:
+        """Bytes that one decoded token reads, by the neurons that lived in the steps so far."""
+        return self._runner.weight_bytes_per_token
 
     def random_prompt(self, num_tokens: int) -> list[int]:
         """Token ids of text."""
@@ -119,8 +123,14 @@ class EngineSession:
         times = {
             part: total - before.part_seconds[part] for part, total in after.part_seconds.items()
         }
-        num_bytes = after.weight_bytes_read - before.weight_bytes_read
-        return Phase(seconds, PhaseTimes(after.num_steps - before.num_steps, num_bytes, times))
+        did = PhaseTimes(
+            num_steps=after.num_steps - before.num_steps,
+            num_tokens=_num_tokens(after) - _num_tokens(before),
+            num_cached_tokens=after.num_cached_tokens - before.num_cached_tokens,
+            weight_bytes_read=after.weight_bytes_read - before.weight_bytes_read,
+            part_seconds=times,
+        )
+        return Phase(seconds, did)
 
     def _submit(self, prompt: list[int], max_tokens: int) -> str:
         name = str(next(self._numbers))
@@ -136,3 +146,7 @@ class EngineSession:
                 raise EngineError(f"a request of the benchmark failed: {event.message}")
         self._snapshots += [event for event in events if isinstance(event, Stats)]
         return [event for event in events if isinstance(event, TokenOutput)]
+
+
+def _num_tokens(stats: Stats) -> int:
+    return stats.num_prompt_tokens + stats.num_generated_tokens
