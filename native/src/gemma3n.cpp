@@ -260,7 +260,9 @@ double Gemma3n::weight_bytes_per_token() const {
     }
     if (w.up_rows != nullptr) {
       bytes += live * static_cast<double>(w.up_rows->num_bytes() + w.down_columns->num_bytes());
-      if (w.gate_rows != nullptr) bytes += near * static_cast<double>(w.gate_rows->num_bytes());
+      if (w.gate_rows != nullptr && switches_.wide_activations) {
+        bytes += near * static_cast<double>(w.gate_rows->num_bytes());
+      }
     }
   }
   return bytes;

@@ -173,6 +173,15 @@ def test_gates_near_the_cutoff_are_as_good_as_wide_ones() -> None:
 
 
 @pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "q4"])
+def test_bytes_of_a_token_are_what_a_step_of_one_row_reads(dtype: Any, wide: bool) -> None:
+    decoder = NativeDecoder(TINY, SOURCES["float"], Native(dtype=dtype, wide_activations=wide))
+    one_shot(decoder, [7])
+    read = decoder.core.times()["weight_bytes"]
+    assert abs(decoder.core.weight_bytes_per_token() - read) < 0.001 * read
+
+
+@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_six_bits(variant: str, wide: bool) -> None:
     """Whatever is tiled and has whole blocks; sparse layers' rows and columns in float16."""

@@ -38,7 +38,6 @@ struct Gemma3nConfig {
   std::size_t laurel_rank = 0;
   std::size_t altup_num_inputs = 0;
   std::size_t altup_active_idx = 0;
-  std::size_t max_position_embeddings = 0;
   float rope_theta = 0;
   float rope_local_base_freq = 0;
   float rms_norm_eps = 0;
