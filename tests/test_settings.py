@@ -1,5 +1,7 @@
 """Settings: where they come from, who wins, and that nothing wrong is let by."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,18 @@ def test_missing_named_file(tmp_path: Path) -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_documented_settings_are_these() -> None:
+    """docs/operations.md has a row for each setting, with its default and its description."""
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", page, re.MULTILINE)
+    documented = {name: (default, text) for name, default, text in rows}
+    assert list(documented) == list(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        default, text = documented[name]
+        assert text == field.description, name
+        if default == "unset":
+            assert field.default is None, name
+        elif default != "by system":
+            assert default == f"`{json.dumps(field.default)}`", name

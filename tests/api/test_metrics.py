@@ -1,11 +1,16 @@
 """GET /metrics over a socket: what Prometheus reads, for a well and for a sick engine."""
 
+import re
+from pathlib import Path
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
+from nestling.api.metrics import _ENGINE
 from nestling.engine.messages import Stats
+from nestling.engine.part_times import PARTS
 from nestling.errors import EngineError
 from nestling.settings import Settings
 
@@ -110,3 +115,13 @@ async def test_elsewhere_it_needs_a_management_key(
         assert (await client.get("/metrics")).status_code == 401
         assert (await client.get("/metrics", headers=AUTH)).status_code == 403
         assert (await client.get("/openapi.json", headers=AUTH)).status_code == 403
+
+
+def test_the_engines_figures_are_documented() -> None:
+    """docs/operations.md has a row for each, in its own words, and names the parts of a step."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `nestling_engine_(\w+)` \| (.+) \|$", page, re.MULTILINE)
+    own = {"up": "1 if it answers", "part_seconds": rows[-1][1]}
+    assert dict(rows) == _ENGINE | own
+    for part in PARTS:
+        assert f"`{part}`" in page
