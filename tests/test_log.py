@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -49,3 +51,19 @@ def test_console_values_stay_on_their_line(capsys: pytest.CaptureFixture[str]) -
     configure_logging("info", "console")
     get_logger("test").info("request", path='x\n{"level": "error"}')
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_log_that_nobody_reads_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader is gone, as after `nestling serve | head`: requests go on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as pipe:
+        with pytest.raises(BrokenPipeError):
+            print("x", file=pipe, flush=True)
+        monkeypatch.setattr("sys.stderr", pipe)
+        configure_logging("info", "json")
+        get_logger("test").info("one")
+        get_logger("test").error("two", exc_info=ValueError("three"))
+        logging.getLogger("library").warning("four")
+        with suppress(OSError):
+            pipe.close()

@@ -4,17 +4,40 @@ Keys are masked here, whatever the caller passes. The text of requests and answe
 a logger, so there is nothing to filter for it.
 """
 
+import io
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
 _SECRET = re.compile(r"(g3n_live_[0-9A-Za-z]{0,8})[0-9A-Za-z]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "secret", "pepper", "password", "cookie"})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class _Output(io.TextIOBase):
+    """A stream that forgets what cannot be written: nobody reads the pipe, or the disk is full.
+
+    An event is no reason for a request to fail, or for a signal to be missed.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """All of it, as far as the caller can tell."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As far as that is possible."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -46,7 +69,7 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Output(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     handler = _StderrHandler(sys.stderr)

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, nestling, start_server, stop_server
+from tests.e2e.conftest import Server, free_port, nestling, start_server, stop_server
 
 URL = "/v1/chat/completions"
 
@@ -216,6 +216,26 @@ def test_sigkilled_server_leaves_no_engine(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < deadline, "the engine outlived the server"
         time.sleep(0.05)
+
+
+def test_a_log_that_nobody_reads_any_more_stops_nothing(tmp_path: Path) -> None:
+    """`nestling serve 2>&1 | head`: requests are answered, and a signal ends the server."""
+    port = free_port()
+    command = nestling("serve", "--port", str(port), "--data-dir", str(tmp_path / "data"))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "curl " not in (line := process.stdout.readline()):
+            assert line, "the server ended"
+        process.stdout.close()
+        try:
+            for _ in range(2):
+                assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=20)
+        finally:
+            process.kill()
 
 
 def test_second_server_on_one_data_dir_is_refused(server: Server) -> None:
