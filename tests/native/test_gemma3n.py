@@ -297,19 +297,30 @@ def test_models_of_one_thread_share_nothing() -> None:
         np.testing.assert_allclose(logits, oracle, atol=FLOAT_TOLERANCE, rtol=0)
 
 
-def test_odd_intermediate_sizes_in_any_order() -> None:
+ODD_SIZES = replace(
+    TINY,
+    intermediate_size=(129, 300, 250, 144, 131, 160, 145, 290, 130, 256),
+    activation_sparsity_pattern=(0.5,) * 10,
+)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_odd_intermediate_sizes_in_any_order(sparse: bool) -> None:
     """A narrow sparse layer after a wide one does not see what that one left."""
-    config = replace(
-        TINY,
-        intermediate_size=(300, 129, 250, 144, 131, 160, 145, 290, 130, 256),
-        activation_sparsity_pattern=(0.5,) * 10,
-    )
-    ids = token_ids(config, 30, 1)
-    expected = one_shot(make_decoder(config), ids)
-    for sparse in (True, False):
-        decoder = make_decoder(config, native=Native(sparse_feed_forward=sparse))
-        ours = one_shot(decoder, ids)
-        np.testing.assert_allclose(ours, expected, atol=FLOAT_TOLERANCE, rtol=0)
+    ids = token_ids(ODD_SIZES, 30, 1)
+    expected = one_shot(make_decoder(ODD_SIZES), ids)
+    ours = one_shot(make_decoder(ODD_SIZES, native=Native(sparse_feed_forward=sparse)), ids)
+    np.testing.assert_allclose(ours, expected, atol=FLOAT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("dtype", ["q4", "q8"])
+def test_odd_intermediate_sizes_leave_nothing_for_the_next_step(dtype: Any, sparse: bool) -> None:
+    decoder = make_decoder(ODD_SIZES, native=Native(dtype=dtype, sparse_feed_forward=sparse))
+    ids = token_ids(ODD_SIZES, 30, 1)
+    expected = one_shot(decoder, ids)
+    one_shot(decoder, token_ids(ODD_SIZES, 40, 9))
+    np.testing.assert_array_equal(one_shot(decoder, ids), expected)
 
 
 def test_numbers_that_are_not_finite_stay_in_their_row() -> None:
