@@ -9,11 +9,10 @@ namespace nestling {
 
 namespace {
 
-constexpr std::size_t kGrainElements = std::size_t{1} << 18;
 constexpr std::size_t kOutMultiple = 32;
 
 // Outputs that are packed together: of a column they make one cache line of nibbles.
-constexpr std::size_t kPanelRows = 128;
+constexpr std::size_t kPanelOutputs = 128;
 
 struct ColumnPlanes {
   std::uint8_t* values;
@@ -24,7 +23,7 @@ struct ColumnPlanes {
 };
 
 // Bytes of the panel's outputs, one after another in each of 32 columns.
-using Panel = std::uint8_t[kGroup][kPanelRows];
+using Panel = std::uint8_t[kGroup][kPanelOutputs];
 
 // Codes of 16 columns, the first or the last of the group.
 SixteenBytes codes_of(const Group& group, std::size_t first) {
@@ -36,8 +35,8 @@ void store_turned(SixteenBytes (&rows)[16], Panel& panel, std::size_t column, st
   for (std::size_t i = 0; i < 16; ++i) std::memcpy(&panel[column + i][at], &rows[i], 16);
 }
 
-void fill_q4(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Panel& panel) {
-  for (std::size_t out = 0; out < kPanelRows; out += 32) {
+void fill_q4(const Group (&groups)[kPanelOutputs][kPieceGroups], std::size_t g, Panel& panel) {
+  for (std::size_t out = 0; out < kPanelOutputs; out += 32) {
     for (std::size_t column = 0; column < kGroup; column += 16) {
       SixteenBytes rows[16];
       for (std::size_t b = 0; b < 16; ++b) {
@@ -49,8 +48,8 @@ void fill_q4(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Pan
   }
 }
 
-void fill_q8(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Panel& panel) {
-  for (std::size_t out = 0; out < kPanelRows; out += 16) {
+void fill_q8(const Group (&groups)[kPanelOutputs][kPieceGroups], std::size_t g, Panel& panel) {
+  for (std::size_t out = 0; out < kPanelOutputs; out += 16) {
     for (std::size_t column = 0; column < kGroup; column += 16) {
       SixteenBytes rows[16];
       for (std::size_t b = 0; b < 16; ++b) rows[b] = codes_of(groups[out + b][g], column);
@@ -59,14 +58,15 @@ void fill_q8(const Group (&groups)[kPanelRows][kPieceGroups], std::size_t g, Pan
   }
 }
 
-// The rows [row, row + kPanelRows), as far as there are, of groups [begin, begin + kPieceGroups).
+// The kPanelOutputs rows from `row` on, as far as there are, of kPieceGroups groups from
+// `begin` on.
 void pack_panel(const StoredMatrix& stored, ReadGroups read, Format format, std::size_t row,
                 std::size_t begin, const ColumnPlanes& to) {
-  Group groups[kPanelRows][kPieceGroups] = {};  // missing outputs stay zero
+  Group groups[kPanelOutputs][kPieceGroups] = {};  // missing outputs stay zero
   const std::size_t num_groups = round_up(to.num_columns, kGroup) / kGroup;
   const std::size_t count = std::min(kPieceGroups, num_groups - begin);
-  const std::size_t num_rows = std::min(kPanelRows, stored.num_rows - row);
-  const std::size_t num_padded = std::min(kPanelRows, to.padded_out - row);
+  const std::size_t num_rows = std::min(kPanelOutputs, stored.num_rows - row);
+  const std::size_t num_padded = std::min(kPanelOutputs, to.padded_out - row);
   for (std::size_t i = 0; i < num_rows; ++i) read(stored, row + i, begin, count, groups[i]);
   const std::size_t divisor = format == Format::kQ4 ? 2 : 1;
   for (std::size_t g = 0; g < count; ++g) {
@@ -90,7 +90,7 @@ template <class Element>
 void pack_panel(const StoredMatrix& stored, std::size_t row, std::size_t begin,
                 std::size_t padded_out, Element* values) {
   constexpr std::size_t kRows = 32;
-  for (std::size_t first = row; first < std::min(row + kPanelRows, stored.num_rows);
+  for (std::size_t first = row; first < std::min(row + kPanelOutputs, stored.num_rows);
        first += kRows) {
     Element elements[kRows][kPieceElements];
     const std::size_t num_rows = std::min(kRows, stored.num_rows - first);
@@ -143,7 +143,7 @@ ColumnMatrix ColumnMatrix::pack(const StoredMatrix& stored, Format format, Threa
     pool.parallel_for(num_pieces, kGrainElements / (padded * kPieceElements) + 1,
                       [&](std::size_t first, std::size_t last) {
                         for (std::size_t piece = first; piece < last; ++piece) {
-                          for (std::size_t row = 0; row < stored.num_rows; row += kPanelRows) {
+                          for (std::size_t row = 0; row < stored.num_rows; row += kPanelOutputs) {
                             body(row, piece);
                           }
                         }

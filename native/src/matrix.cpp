@@ -12,9 +12,6 @@ namespace nestling {
 
 namespace {
 
-// A share of a thread is at least this many elements, so that small matrices stay on one.
-constexpr std::size_t kGrainElements = std::size_t{1} << 18;
-
 struct Planes {
   std::uint8_t* values;
   std::uint16_t* scales;

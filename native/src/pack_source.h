@@ -21,6 +21,9 @@ struct Group {
 inline constexpr std::size_t kPieceGroups = 8;
 inline constexpr std::size_t kPieceElements = kPieceGroups * kGroup;
 
+// A share of a thread is at least this many elements, so that small matrices stay on one.
+inline constexpr std::size_t kGrainElements = std::size_t{1} << 18;
+
 // Groups [begin, begin + count) of the row; begin is a multiple of kPieceGroups and count at most
 // that. Inputs beyond the row's end count as 0.
 using ReadGroups = void (*)(const StoredMatrix& stored, std::size_t row, std::size_t begin,

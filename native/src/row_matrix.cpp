@@ -8,7 +8,6 @@ namespace nestling {
 
 namespace {
 
-constexpr std::size_t kGrainElements = std::size_t{1} << 18;
 constexpr std::size_t kQuantizedMultiple = kRowBlock;
 constexpr std::size_t kFloatMultiple = 16;
 
