@@ -76,6 +76,7 @@ native-test: $(VENV)/.serve ## run the C++ core's tests under ASan, UBSan and TS
 	  $(BIN)/ctest --test-dir $$build --output-on-failure; \
 	done
 
+# The files of a variant must leave no function behind that the linker could take for all processors.
 native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-compiled, under qemu
 	@{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } > /dev/null \
 	  || { echo "Needs a cross-compiler and an emulator (Debian: apt install g++-aarch64-linux-gnu qemu-user)" >&2; exit 2; }
@@ -84,11 +85,12 @@ native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-c
 	  -DCMAKE_TOOLCHAIN_FILE="$(CURDIR)/native/cmake/aarch64-linux-gnu.cmake" \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNESTLING_NATIVE_TESTS=ON > /dev/null; \
 	$(BIN)/cmake --build $$build; \
+	if aarch64-linux-gnu-nm -A -C --defined-only $$build/CMakeFiles/nestling_kernels.dir/native/src/*_neon*.o | grep ' [VW] '; then \
+	  echo "Built for one processor, but shared by all: see above" >&2; exit 1; fi; \
 	QEMU_CPU=max $(BIN)/ctest --test-dir $$build --output-on-failure --exclude-regex variants; \
 	qemu-aarch64 -cpu max $$build/test_variants neon; \
 	qemu-aarch64 -cpu cortex-a53 $$build/test_variants portable
 
-# The files of a variant must leave no function behind that the linker could take for all processors.
 native-test-x86: $(VENV)/.serve ## run the C++ core's tests on emulated x86-64 without AVX-512 and AVX2
 	@command -v qemu-x86_64 > /dev/null \
 	  || { echo "Needs an emulator (Debian: apt install qemu-user)" >&2; exit 2; }
