@@ -242,7 +242,7 @@ void Gemma3n::Step::dense_after_gate(std::size_t layer) {
       up[i] = is_live ? up[i] * values[next++] : 0.0f;
     }
     // A wider layer may have left something there, which would be in the last group's scale.
-    std::fill(up + size, up + ws_.ffn_act.stride, 0.0f);
+    std::fill(up + size, up + ws_.ffn_act.width, 0.0f);
     if (to_bytes) {
       kernels_.quantize(up, ws_.ffn_act.width, row, ws_.ffn_act.byte_rows(is_alone()));
     } else {
