@@ -39,6 +39,18 @@ def best_ms(function: Callable[..., object], *args: object, **kwargs: object) ->
     return min(times) * 1e3
 
 
+def sampled_tokens(num_samples: int) -> NDArray[np.int64]:
+    """Those at which the sampler looks to guess where a filter ends (native/src/selection.cpp)."""
+    stretch = VOCAB_SIZE // 2048
+    tokens = []
+    for seed in range(num_samples):
+        random = seed
+        for i in range(2048):
+            random = (random * 1664525 + 1013904223) % 2**32
+            tokens.append(i * stretch + (random * stretch >> 32))
+    return np.array(tokens)
+
+
 def vocabularies() -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
     normal = rng.normal(size=VOCAB_SIZE).astype(np.float32)
@@ -47,17 +59,26 @@ def vocabularies() -> dict[str, NDArray[np.float32]]:
     outlier[7] = -20
     peaked = normal * 2 - 6
     peaked[rng.integers(0, VOCAB_SIZE, 40)] += 18
-    # The sampler looks at every 127th token to guess where a filter ends.
+    zipf = -np.log(rng.permutation(VOCAB_SIZE) + 1)
+    capped = 30 * np.tanh(normal * 8 / 30)
+    two_levels = np.where(rng.random(VOCAB_SIZE) < 0.3, 5, 0)
     misleading = normal * np.float32(1e-3)
-    misleading[::127] += 8
-    return {
+    misleading[sampled_tokens(1)] += 8
+    misleading_always = normal * np.float32(1e-3)
+    misleading_always[sampled_tokens(3)] += 8
+    vocabularies = {
         "normal(-5, 3)": normal * 3 - 5,
         "nearly flat": nearly_flat,
-        "all equal": np.zeros(VOCAB_SIZE, np.float32),
+        "all equal": np.zeros(VOCAB_SIZE),
         "flat + outlier": outlier,
         "peaked": peaked,
+        "zipf": zipf,
+        "soft-capped": capped,
+        "two levels": two_levels,
         "misleading": misleading,
+        "misleading x 3": misleading_always,
     }
+    return {name: logits.astype(np.float32) for name, logits in vocabularies.items()}
 
 
 def print_sampling() -> None:

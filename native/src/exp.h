@@ -1,4 +1,4 @@
-// e^x for x <= 0 in float32, with the same bits on every machine.
+// 2^x for x <= 0 in float32, with the same bits on every machine.
 //
 // Branch-free, so that compilers vectorise loops over it; built without contraction to FMA (see
 // CMakeLists.txt), so that vector body and scalar tail of such a loop agree.
@@ -9,34 +9,31 @@
 
 namespace nestling {
 
-// Below this e^x would leave float32's normal range, and the result is 0.
-inline constexpr float kExpUnderflow = -87.0f;
+inline constexpr float kExp2Round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+// From r^6 down: of the polynomials that are 1 at 0, the one nearest to 2^r for |r| <= 1/2 by
+// relative error, 2e-9.
+inline constexpr float kExp2Series[] = {1.53533620e-4f,
+                                        1.33988739e-3f,
+                                        9.61843692e-3f,
+                                        5.55033237e-2f,
+                                        2.40226477e-1f,
+                                        6.93147182e-1f,
+                                        1.0f};
 
-inline constexpr float kLog2E = 1.44269504f;
-inline constexpr float kLn2High = 0.693359375f;  // few bits, so that n * kLn2High is exact
-inline constexpr float kLn2Low = -2.12194440e-4f;
-inline constexpr float kExpRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-// Taylor's, from r^7 down; the next term is below 6e-9 for |r| <= ln(2) / 2.
-inline constexpr float kExpSeries[] = {1.0f / 5040.0f, 1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f,
-                                       1.0f / 6.0f,    0.5f,          1.0f,          1.0f};
-
-// Relative error below 2e-7. NaN stays NaN; x > 0 is not supported.
-static inline float exp_nonpositive(float x) {
-  const float clamped = x < kExpUnderflow ? kExpUnderflow : x;
-  const float shifted = clamped * kLog2E + kExpRound;
-  const float n = shifted - kExpRound;
-  const float r = (clamped - n * kLn2High) - n * kLn2Low;
-  float series = kExpSeries[0];
-  series = series * r + kExpSeries[1];
-  series = series * r + kExpSeries[2];
-  series = series * r + kExpSeries[3];
-  series = series * r + kExpSeries[4];
-  series = series * r + kExpSeries[5];
-  series = series * r + kExpSeries[6];
-  series = series * r + kExpSeries[7];
-  const std::uint32_t exponent = (std::bit_cast<std::uint32_t>(shifted) + 127u) << 23;
-  const float result = series * std::bit_cast<float>(exponent);
-  return x < kExpUnderflow ? 0.0f : result;
+// Relative error below 1.2e-7 for -126 <= x <= 0, and 2^0 is 1; any result for other x.
+static inline float exp2_nonpositive(float x) {
+  const float shifted = x + kExp2Round;
+  const float r = x - (shifted - kExp2Round);
+  float series = kExp2Series[0];
+  series = series * r + kExp2Series[1];
+  series = series * r + kExp2Series[2];
+  series = series * r + kExp2Series[3];
+  series = series * r + kExp2Series[4];
+  series = series * r + kExp2Series[5];
+  series = series * r + kExp2Series[6];
+  // Raises the exponent by the integer in the low bits of `shifted`; its others fall out.
+  const std::uint32_t exponent = std::bit_cast<std::uint32_t>(shifted) << 23;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(series) + exponent);
 }
 
 }  // namespace nestling

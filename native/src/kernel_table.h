@@ -9,40 +9,43 @@
 
 namespace nestling {
 
-// Extremes of the logits' keys (logit_keys.h).
-struct KeyExtent {
-  std::int32_t lowest;
-  std::int32_t lowest_finite;  // leaving out -inf
-  std::int32_t highest;
+// Tokens whose largest logit is kept, and whose weights are summed before a draw.
+inline constexpr std::size_t kBlock = 512;
+
+// A token weighs 2^((logit - max_logit) * factor), or 0 if its logit is below `least_logit`.
+struct Weighing {
+  float max_logit;
+  float factor;
+  float least_logit;  // so high that no exponent is below -126
 };
 
-// Sums of weights: of the keys from the lowest of a range, and of those beyond its highest.
-struct RangeMass {
-  double with_range;
-  double above_range;
+// A split of the logits by a range: the mass from its highest on, how many lie inside.
+struct Split {
+  double mass;
+  std::size_t num_inside;
 };
 
 struct KernelTable {
-  KeyExtent (*key_extent)(const float* logits, std::size_t count);
-  // weights[i] = e^((logits[i] - max_logit) / divisor); their sum_of
-  double (*weights_of)(const float* logits, std::size_t count, float max_logit, float divisor,
+  // maxima[i] is the largest of logits[i * kBlock, ...), never -0; whether none is NaN.
+  bool (*block_maxima)(const float* logits, std::size_t count, float* maxima);
+  // Their sum.
+  double (*weights_of)(const float* logits, std::size_t count, const Weighing& weighing,
                        float* weights);
   // buckets[i] = bucket_of(logits[i], lowest, shift)
   void (*buckets_of)(const float* logits, std::size_t count, std::int32_t lowest, int shift,
                      std::uint16_t* buckets);
-  // Zeroes the weights below `least_weight` and those whose logit's key is below `least_key`.
-  void (*keep)(const float* logits, std::size_t count, std::int32_t least_key, float least_weight,
-               float* weights);
-  double (*sum_of)(const float* weights, std::size_t count);
-  // A weight is 1 if weights is null.
-  RangeMass (*mass_of_range)(const float* logits, const float* weights, std::size_t count,
-                             std::int32_t lowest, std::int32_t highest);
-  // Writes the indices in [begin, end) whose keys are in [lowest, highest], ascending, and their
+  // Of the weights of logits >= least_logit those >= least_weight.
+  double (*sum_kept)(const float* logits, const float* weights, std::size_t count,
+                     float least_logit, float least_weight);
+  // Writes the indices of lowest < logit < highest, as `ids_between` does. A weight is 1 if weights
+  // is null.
+  Split (*split)(const float* logits, const float* weights, std::size_t count, float lowest,
+                 float highest, std::uint32_t* ids);
+  // Writes the indices in [begin, end) whose logits are in [lowest, highest], ascending, and their
   // logits unless `values` is null; how many. There must be room for end - begin of both, of which
   // all may be overwritten.
-  std::size_t (*ids_between)(const float* logits, std::size_t begin, std::size_t end,
-                             std::int32_t lowest, std::int32_t highest, std::uint32_t* ids,
-                             float* values);
+  std::size_t (*ids_between)(const float* logits, std::size_t begin, std::size_t end, float lowest,
+                             float highest, std::uint32_t* ids, float* values);
 };
 
 extern const KernelTable kPortableKernels;

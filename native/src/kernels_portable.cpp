@@ -4,7 +4,7 @@
 
 namespace nestling {
 
-constinit const KernelTable kPortableKernels{key_extent, weights_of,    buckets_of, keep,
-                                             sum_of,     mass_of_range, ids_between};
+constinit const KernelTable kPortableKernels{block_maxima, weights_of, buckets_of,
+                                             sum_kept,     split,      ids_between};
 
 }  // namespace nestling

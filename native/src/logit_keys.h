@@ -15,12 +15,12 @@ static inline std::int32_t larger(std::int32_t a, std::int32_t b) { return a > b
 
 // Ordered as the floats are. Adding zero turns -0 into +0, which must compare equal. NaN falls
 // below key_of(-inf) or above key_of(+inf), by its sign.
-static inline std::int32_t key_of(float x) {
+static constexpr std::int32_t key_of(float x) {
   const auto bits = std::bit_cast<std::int32_t>(x + 0.0f);
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
-static inline float logit_of(std::int32_t key) {
+static constexpr float logit_of(std::int32_t key) {
   return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff));
 }
 

@@ -14,20 +14,62 @@
 
 namespace nestling {
 
-static KeyExtent key_extent(const float* logits, std::size_t count) {
-  const std::int32_t banned = key_of(-kInfinity);
-  std::int32_t lowest = INT32_MAX;
-  std::int32_t lowest_finite = INT32_MAX;
-  std::int32_t highest = INT32_MIN;
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::int32_t key = key_of(logits[i]);
-    // All bits where the key is banned's, else none: lets -inf pass for the largest key.
-    const std::int32_t is_banned = -static_cast<std::int32_t>(key == banned);
-    lowest = smaller(lowest, key);
-    lowest_finite = smaller(lowest_finite, key ^ (is_banned & (banned ^ INT32_MAX)));
-    highest = larger(highest, key);
+// Sums have sixteen lanes, so that the order of the additions is the same however wide the vectors
+// are. Loops over blocks keep what one of them needs in the first-level cache.
+constexpr std::size_t kLanes = 16;
+
+static inline double sum_of_lanes(const double* lanes) {
+  double eight[8];
+  for (std::size_t i = 0; i < 8; ++i) eight[i] = lanes[i] + lanes[i + 8];
+  return ((eight[0] + eight[1]) + (eight[2] + eight[3])) +
+         ((eight[4] + eight[5]) + (eight[6] + eight[7]));
+}
+
+static inline std::size_t block_end(std::size_t begin, std::size_t count) {
+  return begin + kBlock < count ? begin + kBlock : count;
+}
+
+static inline void add_to_lanes(const float* values, std::size_t count, double* lanes) {
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += static_cast<double>(values[i + lane]);
+    }
   }
-  return {lowest, lowest_finite, highest};
+  for (std::size_t lane = 0; i < count; ++i, ++lane) lanes[lane] += static_cast<double>(values[i]);
+}
+
+static inline float larger_of(float a, float b) { return a > b ? a : b; }  // b if a is NaN
+
+static inline float largest_of_block(const float* block) {
+  constexpr std::size_t kRow = 64;
+  float row[kRow];
+  for (std::size_t i = 0; i < kRow; ++i) row[i] = larger_of(block[i], -kInfinity);
+  for (std::size_t begin = kRow; begin < kBlock; begin += kRow) {
+    for (std::size_t i = 0; i < kRow; ++i) row[i] = larger_of(block[begin + i], row[i]);
+  }
+  for (std::size_t i = 0; i < 32; ++i) row[i] = larger_of(row[i + 32], row[i]);
+  for (std::size_t i = 0; i < 16; ++i) row[i] = larger_of(row[i + 16], row[i]);
+  for (std::size_t i = 0; i < 8; ++i) row[i] = larger_of(row[i + 8], row[i]);
+  for (std::size_t i = 0; i < 4; ++i) row[i] = larger_of(row[i + 4], row[i]);
+  return larger_of(larger_of(row[0], row[1]), larger_of(row[2], row[3]));
+}
+
+static bool block_maxima(const float* logits, std::size_t count, float* maxima) {
+  std::int32_t num_nan = 0;
+  std::size_t begin = 0;
+  for (; begin + kBlock <= count; begin += kBlock) {
+    const float* const block = logits + begin;
+    maxima[begin / kBlock] = largest_of_block(block) + 0.0f;  // -0 becomes +0
+    for (std::size_t i = 0; i < kBlock; ++i) num_nan += block[i] != block[i] ? 1 : 0;
+  }
+  float largest = -kInfinity;
+  for (std::size_t i = begin; i < count; ++i) {
+    largest = larger_of(logits[i], largest);
+    num_nan += logits[i] != logits[i] ? 1 : 0;
+  }
+  if (begin < count) maxima[begin / kBlock] = largest + 0.0f;
+  return num_nan == 0;
 }
 
 static void buckets_of(const float* logits, std::size_t count, std::int32_t lowest, int shift,
@@ -37,101 +79,93 @@ static void buckets_of(const float* logits, std::size_t count, std::int32_t lowe
   }
 }
 
-static void keep(const float* logits, std::size_t count, std::int32_t least_key, float least_weight,
-                 float* weights) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const float weight = weights[i] < least_weight ? 0.0f : weights[i];
-    weights[i] = key_of(logits[i]) < least_key ? 0.0f : weight;
+static inline float weight_of(float logit, const Weighing& weighing) {
+  const float weight = exp2_nonpositive((logit - weighing.max_logit) * weighing.factor);
+  return logit < weighing.least_logit ? 0.0f : weight;
+}
+
+[[maybe_unused]] static double weights_of(const float* logits, std::size_t count,
+                                          const Weighing& weighing, float* weights) {
+  const Weighing copy = weighing;  // which no weight can overwrite
+  double sums[kLanes] = {};
+  for (std::size_t begin = 0; begin < count; begin += kBlock) {
+    const std::size_t end = block_end(begin, count);
+    for (std::size_t i = begin; i < end; ++i) weights[i] = weight_of(logits[i], copy);
+    add_to_lanes(weights + begin, end - begin, sums);
   }
+  return sum_of_lanes(sums);
 }
 
-static inline double sum_of_lanes(const double* lanes) {
-  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-         ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
-}
-
-// Eight lanes, so that the order of the additions is the same however wide the vectors are.
-static double sum_of(const float* weights, std::size_t count) {
-  double lanes[8] = {};
-  std::size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (std::size_t lane = 0; lane < 8; ++lane) {
-      lanes[lane] += static_cast<double>(weights[i + lane]);
+[[maybe_unused]] static double sum_kept(const float* logits, const float* weights,
+                                        std::size_t count, float least_logit, float least_weight) {
+  double sums[kLanes] = {};
+  for (std::size_t begin = 0; begin < count; begin += kBlock) {
+    const std::size_t end = block_end(begin, count);
+    float kept[kBlock];
+    for (std::size_t i = begin; i < end; ++i) {
+      const float weight = weights[i];
+      const float heavy = weight < least_weight ? 0.0f : weight;
+      kept[i - begin] = logits[i] < least_logit ? 0.0f : heavy;
     }
+    add_to_lanes(kept, end - begin, sums);
   }
-  for (std::size_t lane = 0; i < count; ++i, ++lane) lanes[lane] += static_cast<double>(weights[i]);
-  return sum_of_lanes(lanes);
+  return sum_of_lanes(sums);
 }
 
-[[maybe_unused]] static double weights_of(const float* logits, std::size_t count, float max_logit,
-                                          float divisor, float* weights) {
-  for (std::size_t i = 0; i < count; ++i) {
-    weights[i] = exp_nonpositive((logits[i] - max_logit) / divisor);
-  }
-  return sum_of(weights, count);
-}
-
-// Sixteen lanes, for the same reason.
-static RangeMass mass_of_range(const float* logits, const float* weights, std::size_t count,
-                               std::int32_t lowest, std::int32_t highest) {
-  if (weights == nullptr) {
-    std::uint32_t num_with = 0;
-    std::uint32_t num_above = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::int32_t key = key_of(logits[i]);
-      num_with += key >= lowest ? 1 : 0;
-      num_above += key > highest ? 1 : 0;
-    }
-    return {static_cast<double>(num_with), static_cast<double>(num_above)};
-  }
-  double with[16] = {};
-  double above[16] = {};
-  std::size_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    for (std::size_t lane = 0; lane < 16; ++lane) {
-      const std::int32_t key = key_of(logits[i + lane]);
-      const float weight = weights[i + lane];
-      with[lane] += static_cast<double>(key >= lowest ? weight : 0.0f);
-      above[lane] += static_cast<double>(key > highest ? weight : 0.0f);
-    }
-  }
-  for (std::size_t lane = 0; i < count; ++i, ++lane) {
-    const std::int32_t key = key_of(logits[i]);
-    with[lane] += static_cast<double>(key >= lowest ? weights[i] : 0.0f);
-    above[lane] += static_cast<double>(key > highest ? weights[i] : 0.0f);
-  }
-  return {sum_of_lanes(with) + sum_of_lanes(with + 8),
-          sum_of_lanes(above) + sum_of_lanes(above + 8)};
-}
-
-static inline bool is_between(float logit, std::int32_t lowest, std::int32_t highest) {
-  const std::int32_t key = key_of(logit);
-  return (key >= lowest) & (key <= highest);
-}
-
-// Most pieces have no such index, and counting becomes vectors as writing does not.
-static std::size_t ids_between(const float* logits, std::size_t begin, std::size_t end,
-                               std::int32_t lowest, std::int32_t highest, std::uint32_t* ids,
-                               float* values) {
-  constexpr std::size_t kPiece = 32;
+// Writes the indices and, unless `values` is null, the logits that are inside, by eights: most have
+// none.
+template <class IsInside>
+static inline std::size_t ids_inside(const float* logits, std::size_t begin, std::size_t end,
+                                     const IsInside& is_inside, std::uint32_t* ids, float* values) {
+  constexpr std::size_t kPiece = 64;
   std::size_t num_ids = 0;
-  const auto write = [&](std::size_t piece_begin, std::size_t piece_end) {
-    for (std::size_t i = piece_begin; i < piece_end; ++i) {
-      ids[num_ids] = static_cast<std::uint32_t>(i);  // stays if it is inside
-      if (values != nullptr) values[num_ids] = logits[i];
-      num_ids += is_between(logits[i], lowest, highest) ? 1 : 0;
-    }
+  const auto write = [&](std::size_t i, std::uint8_t inside) {
+    ids[num_ids] = static_cast<std::uint32_t>(i);  // stays if it is inside
+    if (values != nullptr) values[num_ids] = logits[i];
+    num_ids += inside;
   };
   std::size_t piece = begin;
   for (; piece + kPiece <= end; piece += kPiece) {
-    std::int32_t num_inside = 0;
-    for (std::size_t i = 0; i < kPiece; ++i) {
-      num_inside += is_between(logits[piece + i], lowest, highest) ? 1 : 0;
+    std::uint8_t inside[kPiece];
+    for (std::size_t i = 0; i < kPiece; ++i) inside[i] = is_inside(logits[piece + i]) ? 1 : 0;
+    for (std::size_t i = 0; i < kPiece; i += 8) {
+      std::uint64_t any;
+      __builtin_memcpy(&any, inside + i, 8);
+      if (any == 0) continue;
+      for (std::size_t j = i; j < i + 8; ++j) write(piece + j, inside[j]);
     }
-    if (num_inside > 0) write(piece, piece + kPiece);
   }
-  write(piece, end);
+  for (; piece < end; ++piece) write(piece, is_inside(logits[piece]) ? 1 : 0);
   return num_ids;
+}
+
+static std::size_t ids_between(const float* logits, std::size_t begin, std::size_t end,
+                               float lowest, float highest, std::uint32_t* ids, float* values) {
+  const auto is_inside = [=](float x) { return (x >= lowest) & (x <= highest); };
+  return ids_inside(logits, begin, end, is_inside, ids, values);
+}
+
+[[maybe_unused]] static Split split(const float* logits, const float* weights, std::size_t count,
+                                    float lowest, float highest, std::uint32_t* ids) {
+  const auto is_inside = [=](float x) { return (x > lowest) & (x < highest); };
+  double sums[kLanes] = {};
+  std::uint32_t num_from_highest = 0;
+  std::size_t num_ids = 0;
+  for (std::size_t begin = 0; begin < count; begin += kBlock) {
+    const std::size_t end = block_end(begin, count);
+    num_ids += ids_inside(logits, begin, end, is_inside, ids + num_ids, nullptr);
+    if (weights == nullptr) {
+      for (std::size_t i = begin; i < end; ++i) num_from_highest += logits[i] >= highest ? 1 : 0;
+      continue;
+    }
+    float kept[kBlock];
+    for (std::size_t i = begin; i < end; ++i) {
+      const float weight = weights[i];
+      kept[i - begin] = logits[i] < highest ? 0.0f : weight;
+    }
+    add_to_lanes(kept, end - begin, sums);
+  }
+  return {weights == nullptr ? static_cast<double>(num_from_highest) : sum_of_lanes(sums), num_ids};
 }
 
 }  // namespace nestling

@@ -13,10 +13,10 @@
 
 namespace nestling {
 
-// Where a selection ends: better tokens than this stay, worse ones go.
+// Where a selection ends: better tokens than this stay, worse ones go. At first all stay.
 struct Cut {
-  std::int32_t key = std::numeric_limits<std::int32_t>::min();
-  std::size_t last_index = 0;
+  std::int32_t key = key_of(-kInfinity);
+  std::size_t last_index = std::numeric_limits<std::size_t>::max();
   double mass = 0.0;  // of what stays
 };
 
@@ -49,9 +49,9 @@ class Histogram {
 // over all proves it right or wrong, and only the members of that range are looked at again. A
 // radix selection finishes: it sums the mass by bucket of the key, walks down from the best bucket
 // to the one in which the target is crossed, and goes on with the members of that one. Each round
-// spans exactly the keys that are left, so nearly equal logits spread out too. If the sample was
-// wrong or says too little, the radix selection starts from all tokens: still linear in the
-// vocabulary; at most three rounds, since each settles 11 of 32 bits.
+// spans exactly the keys that are left, so nearly equal logits spread out too. If some samples,
+// each of other tokens, were wrong or said too little, the radix selection starts from all tokens:
+// still linear in the vocabulary; at most three rounds, since each settles 11 of 32 bits.
 class Selection {
  public:
   static constexpr std::size_t kSampleSize = 2048;
@@ -65,17 +65,22 @@ class Selection {
   struct Scratch {
     Histogram histogram;
     std::vector<std::uint32_t> members;  // at least vocab_size long
+    std::vector<float> maxima;
     std::array<Sampled, kSampleSize> sample;
     std::array<Sampled, kSampleSize> sorting;
   };
 
-  // A token's mass is weights[i], or 1 if weights is null. Keys below `lowest` must have no mass,
-  // or be worse than what can be selected.
+  // A token's mass is weights[i], or 1 if weights is null. Tokens of keys below `lowest` must have
+  // no mass, or be worse than what can be selected.
   Selection(std::span<const float> logits, const float* weights, std::int32_t lowest,
             std::int32_t highest, const KernelTable& passes, Scratch& scratch);
 
   // `total` is the mass of all tokens.
   Cut find(double target, double total);
+
+  // Where the k best end, given the largest logit of each block, at least k of them. No sample: the
+  // k-th largest of those is a bound, and fewer than k blocks hold better tokens.
+  Cut find_few(std::size_t k, std::span<const float> maxima);
 
  private:
   struct Range {
@@ -88,11 +93,14 @@ class Selection {
   }
   std::size_t bucket_at(std::size_t i) const { return bucket_of(logits_[i], lowest_, shift_); }
 
-  void take_sample();
+  Cut finish();
+  void take_sample(std::uint32_t seed);
   Range likely_range(double total) const;
-  bool narrow_by_sample(double total);
+  bool narrow_by_sample(double total, std::uint32_t seed);
+  double take_equals(std::int32_t key);
+  std::size_t append_ids(std::size_t block, Range range, std::size_t num_ids);
   void narrow_all();
-  void narrow_members();
+  bool narrow_members();
   bool range_members();
   void set_range(Range range);
   std::size_t crossing_bucket();
@@ -103,6 +111,7 @@ class Selection {
   const KernelTable& passes_;
   Scratch& scratch_;
   const Range all_;                   // keys that can be selected
+  Range open_;                        // those that no sample has ruled out
   std::span<std::uint32_t> members_;  // what is left, at the start of the buffer; ids ascending
   std::int32_t lowest_ = 0;
   int shift_ = 0;

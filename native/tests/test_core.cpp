@@ -206,47 +206,83 @@ std::vector<std::vector<float>> sampler_fields(std::size_t size) {
   return fields;
 }
 
-// Every kernel's results on one field, to the bit those of the portable variant.
-void compare_with_portable(const KernelTable& tested, const std::vector<float>& logits) {
+float largest_of(const std::vector<float>& logits) { return *std::ranges::max_element(logits); }
+
+void compare_maxima(const KernelTable& tested, const std::vector<float>& logits) {
+  const std::size_t num_blocks = (logits.size() + kBlock - 1) / kBlock;
+  std::vector<float> maxima(num_blocks), expected(num_blocks);
+  CHECK(tested.block_maxima(logits.data(), logits.size(), maxima.data()));
+  CHECK(kernels(Variant::kPortable).block_maxima(logits.data(), logits.size(), expected.data()));
+  CHECK(same_bits(maxima, expected));
+  for (std::size_t block = 0; block < num_blocks; ++block) {
+    const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(block * kBlock);
+    const std::size_t size = std::min(kBlock, logits.size() - block * kBlock);
+    CHECK(maxima[block] == *std::max_element(begin, begin + static_cast<std::ptrdiff_t>(size)));
+    CHECK(maxima[block] != 0.0f || !std::signbit(maxima[block]));
+  }
+}
+
+void compare_weights(const KernelTable& tested, const std::vector<float>& logits) {
   const KernelTable& exact = kernels(Variant::kPortable);
   const std::size_t size = logits.size();
-  const KeyExtent extent = exact.key_extent(logits.data(), size);
-  const KeyExtent found = tested.key_extent(logits.data(), size);
-  CHECK(found.lowest == extent.lowest && found.highest == extent.highest &&
-        found.lowest_finite == extent.lowest_finite);
-
-  std::vector<float> weights(size), expected_weights(size);
-  for (const float divisor : {1.0f, 0.7f, 1e-38f, 3.4e38f}) {
-    const float best = logit_of(extent.highest);
-    const double sum =
-        exact.weights_of(logits.data(), size, best, divisor, expected_weights.data());
-    CHECK(tested.weights_of(logits.data(), size, best, divisor, weights.data()) == sum);
-    CHECK(same_bits(weights, expected_weights));
-    CHECK(tested.sum_of(weights.data(), size) == sum);
-    CHECK(exact.sum_of(weights.data(), size) == sum);
+  std::vector<float> weights(size), expected(size);
+  for (const float factor : {1.44269504f, 2.1f, 1e38f, 4e-39f}) {
+    const float best = largest_of(logits);
+    const double reach = std::min<double>(125.0 / static_cast<double>(factor), 3.4e38);
+    const auto weightless = static_cast<float>(std::max(best - reach, -3.4e38));
+    for (const float least : {std::max(weightless, logits[size / 3]), weightless}) {
+      const Weighing weighing{best, factor, least};
+      const double sum = exact.weights_of(logits.data(), size, weighing, expected.data());
+      CHECK(tested.weights_of(logits.data(), size, weighing, weights.data()) == sum);
+      CHECK(same_bits(weights, expected));
+      CHECK(largest_of(weights) == 1.0f);
+      for (std::size_t i = 0; i < size; ++i) CHECK(logits[i] >= least || weights[i] == 0.0f);
+      const float all = -kInfinity;
+      CHECK(tested.sum_kept(logits.data(), weights.data(), size, all, 0.0f) == sum);
+      CHECK(exact.sum_kept(logits.data(), weights.data(), size, all, 0.0f) == sum);
+    }
   }
-  exact.weights_of(logits.data(), size, logit_of(extent.highest), 1.0f, expected_weights.data());
+}
 
-  const std::int32_t middle = key_of(logits[size / 3]);
-  const std::int32_t ranges[][2] = {{extent.lowest, extent.highest},
-                                    {middle, middle},
-                                    {middle, extent.highest},
-                                    {key_of(-0.5f), key_of(0.5f)},
-                                    {extent.highest, extent.highest}};
+// Every kernel's results on one field, to the bit those of the portable variant.
+void compare_with_portable(const KernelTable& tested, const std::vector<float>& logits) {
+  compare_maxima(tested, logits);
+  compare_weights(tested, logits);
+  const KernelTable& exact = kernels(Variant::kPortable);
+  const std::size_t size = logits.size();
+  const float best = largest_of(logits);
+  const float worst = *std::ranges::min_element(logits);
+  std::vector<float> weights(size);
+  const Weighing weighing{best, 1.44269504f, best - 87.0f};
+  exact.weights_of(logits.data(), size, weighing, weights.data());
+
+  const float middle = logits[size / 3];
+  const float ranges[][2] = {{worst, best}, {middle, middle}, {middle, best},
+                             {-0.5f, 0.5f}, {best, best},     {-0.0f, 0.0f}};
   for (const auto& [lowest, highest] : ranges) {
     for (const float* const masses :
-         {static_cast<const float*>(nullptr), static_cast<const float*>(expected_weights.data())}) {
-      const RangeMass mass = exact.mass_of_range(logits.data(), masses, size, lowest, highest);
-      const RangeMass tested_mass =
-          tested.mass_of_range(logits.data(), masses, size, lowest, highest);
-      CHECK(tested_mass.with_range == mass.with_range);
-      CHECK(tested_mass.above_range == mass.above_range);
+         {static_cast<const float*>(nullptr), static_cast<const float*>(weights.data())}) {
+      std::vector<std::uint32_t> ids(size), expected_ids;
+      double mass = 0.0;
+      for (std::size_t i = 0; i < size; ++i) {
+        if (logits[i] >= highest) mass += masses == nullptr ? 1.0 : static_cast<double>(weights[i]);
+        if (logits[i] > lowest && logits[i] < highest) {
+          expected_ids.push_back(static_cast<std::uint32_t>(i));
+        }
+      }
+      const Split expected = exact.split(logits.data(), masses, size, lowest, highest, ids.data());
+      const Split found = tested.split(logits.data(), masses, size, lowest, highest, ids.data());
+      CHECK(found.mass == expected.mass);
+      CHECK(std::abs(found.mass - mass) <= 1e-12 * mass);
+      CHECK(found.num_inside == expected_ids.size());
+      CHECK(expected.num_inside == expected_ids.size());
+      CHECK(std::equal(expected_ids.begin(), expected_ids.end(), ids.begin()));
     }
     for (const std::size_t begin : {std::size_t{0}, size / 5}) {
       std::vector<std::uint32_t> ids(size - begin), expected_ids;
       std::vector<float> values(size - begin), expected_values;
       for (std::size_t i = begin; i < size; ++i) {
-        if (key_of(logits[i]) < lowest || key_of(logits[i]) > highest) continue;
+        if (logits[i] < lowest || logits[i] > highest) continue;
         expected_ids.push_back(static_cast<std::uint32_t>(i));
         expected_values.push_back(logits[i]);
       }
@@ -261,15 +297,36 @@ void compare_with_portable(const KernelTable& tested, const std::vector<float>& 
     }
     std::vector<std::uint16_t> buckets(size), expected_buckets(size);
     for (const int shift : {0, 9, 21}) {
-      exact.buckets_of(logits.data(), size, lowest, shift, expected_buckets.data());
-      tested.buckets_of(logits.data(), size, lowest, shift, buckets.data());
+      const std::int32_t key = key_of(lowest);
+      exact.buckets_of(logits.data(), size, key, shift, expected_buckets.data());
+      tested.buckets_of(logits.data(), size, key, shift, buckets.data());
       CHECK(same_bits(buckets, expected_buckets));
     }
-    std::vector<float> kept = expected_weights;
-    std::vector<float> expected_kept = expected_weights;
-    exact.keep(logits.data(), size, lowest, 0.01f, expected_kept.data());
-    tested.keep(logits.data(), size, lowest, 0.01f, kept.data());
-    CHECK(same_bits(kept, expected_kept));
+    for (const float least_weight : {0.0f, 0.01f}) {
+      const double kept = exact.sum_kept(logits.data(), weights.data(), size, lowest, least_weight);
+      CHECK(tested.sum_kept(logits.data(), weights.data(), size, lowest, least_weight) == kept);
+      double expected = 0.0;
+      for (std::size_t i = 0; i < size; ++i) {
+        if (logits[i] < lowest || weights[i] < least_weight) continue;
+        expected += static_cast<double>(weights[i]);
+      }
+      CHECK(std::abs(kept - expected) <= 1e-12 * expected);
+    }
+  }
+}
+
+// A NaN anywhere, also among numbers that are larger.
+void check_poison(const KernelTable& tested) {
+  for (const std::size_t size : {1u, 40u, 512u, 1300u}) {
+    for (const std::size_t place : {std::size_t{0}, size / 2, size - 1}) {
+      std::vector<float> logits(size, 1.0f);
+      std::vector<float> maxima(size / kBlock + 1);
+      CHECK(tested.block_maxima(logits.data(), size, maxima.data()));
+      for (const float sign : {1.0f, -1.0f}) {
+        logits[place] = std::copysign(std::numeric_limits<float>::quiet_NaN(), sign);
+        CHECK(!tested.block_maxima(logits.data(), size, maxima.data()));
+      }
+    }
   }
 }
 
@@ -281,8 +338,7 @@ void test_sampler_kernels_of_every_variant() {
     for (const std::size_t size : {1u, 7u, 15u, 16u, 17u, 31u, 33u, 64u, 513u, 2049u, 5000u}) {
       for (const auto& field : sampler_fields(size)) compare_with_portable(kernels(variant), field);
     }
-    const std::vector<float> poisoned(40, std::numeric_limits<float>::quiet_NaN());
-    CHECK(kernels(variant).key_extent(poisoned.data(), 40).highest > key_of(kInfinity));
+    check_poison(kernels(variant));
   }
   CHECK(num_tested > 0);
 }

@@ -117,6 +117,18 @@ def test_flat_vocabulary_keeps_the_right_number(name: str) -> None:
     assert draw(logits, 1 - 2**-53, top_k=1000) == survivors[-1]
 
 
+def sampled_tokens(num_samples: int) -> NDArray[np.int64]:
+    """Those at which the sampler's first samples look, as `Selection::take_sample` does."""
+    stretch = VOCAB_SIZE // 2048
+    tokens = []
+    for seed in range(num_samples):
+        random = seed
+        for i in range(2048):
+            random = (random * 1664525 + 1013904223) % 2**32
+            tokens.append(i * stretch + (random * stretch >> 32))
+    return np.array(tokens)
+
+
 def uneven_vocabularies() -> dict[str, NDArray[np.float32]]:
     """What a sample of the vocabulary tells badly: rare heavy tokens, outliers, ties, a pattern."""
     rng = np.random.default_rng(2)
@@ -127,15 +139,20 @@ def uneven_vocabularies() -> dict[str, NDArray[np.float32]]:
     outlier[7], outlier[100_000] = -20, 6
     banned = normal * 3
     banned[rng.integers(0, VOCAB_SIZE, 3 * VOCAB_SIZE)] = -np.inf
-    ids = np.arange(VOCAB_SIZE)
-    step = (VOCAB_SIZE // 2048 - 1) | 1
+    is_sampled = np.isin(np.arange(VOCAB_SIZE), sampled_tokens(1))
+    is_often_sampled = np.isin(np.arange(VOCAB_SIZE), sampled_tokens(3))
     result = {
         "peaked": peaked,
         "outlier": outlier,
         "most banned": banned,
         "ties": np.round(normal * 4) / 4,
-        "in step with the sample": np.where(ids % step == 0, 8 + normal * 1e-3, normal),
-        "out of step": np.where(ids % step == 0, normal, 8 + normal * 1e-3),
+        "heavy where the sample looks": np.where(is_sampled, 8 + normal * 1e-3, normal),
+        "light where the sample looks": np.where(is_sampled, normal, 8 + normal * 1e-3),
+        "heavy where all samples look": np.where(is_often_sampled, 8 + normal * 1e-3, normal),
+        "light where all samples look": np.where(is_often_sampled, normal, 8 + normal * 1e-3),
+        "two levels": np.where(normal > 0.5, 5, 0),
+        "two levels and noise": np.where(normal > 0.5, 5, rng.normal(size=VOCAB_SIZE) * 1e-3),
+        "heavy tokens in one block": np.where(np.arange(VOCAB_SIZE) < 70, 9 + normal, normal),
         "sorted": np.sort(normal),
     }
     return {name: logits.astype(np.float32) for name, logits in result.items()}
@@ -145,7 +162,7 @@ UNEVEN = uneven_vocabularies()
 
 
 @pytest.mark.parametrize("name", UNEVEN)
-@pytest.mark.parametrize("top_k", [1, 64, 5_000, 131_072, 262_000])
+@pytest.mark.parametrize("top_k", [1, 64, 128, 5_000, 131_072, 200_000, 262_000])
 def test_uneven_vocabulary_keeps_exactly_the_k_best(name: str, top_k: int) -> None:
     logits = UNEVEN[name]
     best = np.lexsort((np.arange(VOCAB_SIZE), -logits))[:top_k]
@@ -160,7 +177,11 @@ def test_uneven_vocabulary_keeps_exactly_the_k_best(name: str, top_k: int) -> No
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.9999])
 def test_uneven_vocabulary_keeps_the_mass_of_top_p(name: str, top_p: float) -> None:
     logits = UNEVEN[name]
-    for filters in ({"top_p": top_p}, {"top_p": top_p, "top_k": 100_000, "temperature": 0.7}):
+    for filters in (
+        {"top_p": top_p},
+        {"top_p": top_p, "top_k": 100_000, "temperature": 0.7},
+        {"top_p": top_p, "top_k": 200_000, "temperature": 1.5},
+    ):
         p = distribution(logits, **filters)
         cumulative = np.cumsum(p)
         for uniform in np.random.default_rng(3).random(20):
@@ -323,6 +344,24 @@ def test_top_logprobs_agree_with_a_full_sort(
     assert top.ids.tolist() == best.tolist()
     np.testing.assert_allclose(top.logprobs, exact[best], atol=2e-6)
     np.testing.assert_allclose(logits[best] - top.logsumexp, exact[best], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [*UNEVEN, *FLAT])
+def test_top_logprobs_of_uneven_vocabularies(name: str) -> None:
+    logits = UNEVEN[name] if name in UNEVEN else FLAT[name]
+    for count in (1, 20, 128, 300):
+        best = np.lexsort((np.arange(VOCAB_SIZE), -logits))[:count]
+        assert top_logprobs(logits, count).ids.tolist() == best.tolist()
+
+
+def test_few_finite_logits_are_all_that_is_kept() -> None:
+    """Fewer than top_k, in fewer blocks than top_k."""
+    logits = np.full(VOCAB_SIZE, -np.inf, np.float32)
+    kept = [5, 6, 100_000, 262_143]
+    logits[kept] = [1, 2, 1, 1.5]
+    drawn = {draw(logits, u, top_k=64) for u in np.linspace(0, 0.999, 200)}
+    assert drawn == set(kept)
+    assert top_logprobs(logits, 20).ids.tolist() == [6, 262_143, 5, 100_000]
 
 
 def test_top_logprobs_of_a_whole_vocabulary() -> None:
