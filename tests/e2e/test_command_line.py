@@ -8,9 +8,13 @@ import select
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nestling.cli.doctor import _model
+from nestling.llm import LLM
+from nestling.settings import load_settings
 from tests.e2e.conftest import nestling
 
 
@@ -128,6 +132,25 @@ def test_doctor_finds_this_machine_good(tmp_path: Path) -> None:
     assert {"python", "processor", "memory", "data directory", "port", "model"} == {
         check["name"] for check in checks
     }
+
+
+def test_doctor_loads_the_model_as_the_server_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the settings, so that packed weights go where the server looks for them."""
+    seen: dict[str, object] = {}
+
+    class Spy(LLM):
+        def __init__(self, model: str, **settings: Any) -> None:
+            seen.update(settings)
+            super().__init__(model, **settings)
+
+    monkeypatch.setattr("nestling.llm.LLM", Spy)
+    monkeypatch.setattr("nestling.weights.packed_store.show_notices", lambda: None)
+    settings = load_settings({"data_dir": tmp_path, "dtype": "q8", "threads": 1})
+    assert "nestling-nano: loads in" in _model(settings)
+    packed_dir = str(tmp_path / "packed")
+    assert seen == {"engine": "native", "dtype": "q8", "threads": 1, "packed_dir": packed_dir}
 
 
 @pytest.mark.parametrize(
