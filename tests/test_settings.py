@@ -84,6 +84,9 @@ BAD_VALUES = [
     ("prefix_caching", "1", "true or false"),
     ("max_step_s", "0", "greater than 0"),
     ("kv_cache_bytes", "0", "greater than or equal to 1"),
+    ("kv_cache_bytes", "9" * 20, f"less than or equal to {2**48}"),
+    ("max_num_batched_tokens", "65537", "less than or equal to 65536"),
+    ("max_model_len", str(2**31), f"less than or equal to {2**31 - 1}"),
 ]
 
 

@@ -96,13 +96,16 @@ class Settings(BaseSettings):
     )
     max_num_seqs: int = Field(64, ge=1, le=1024, description="requests that are computed at once")
     max_num_batched_tokens: int | None = Field(
-        None, ge=16, description="rows of one engine step; by the model's size if unset"
+        None, ge=16, le=65_536, description="rows of one engine step; by the model's size if unset"
     )
     max_step_s: Seconds = Field(
         0.4, description="longest engine step, by estimate, that a prompt may make streams wait"
     )
     kv_cache_bytes: int = Field(
-        2 * 2**30, ge=1, description="memory for keys and values; one context fits at the least"
+        2 * 2**30,
+        ge=1,
+        le=2**48,
+        description="memory for keys and values; one context fits at the least",
     )
     kv_dtype: Literal["auto", "float16", "float32"] = Field(
         "auto",
@@ -112,7 +115,10 @@ class Settings(BaseSettings):
         True, description="take over what the cache still has of a prompt's beginning"
     )
     max_model_len: int | None = Field(
-        None, ge=16, description="tokens of prompt and answer together; the model's own if unset"
+        None,
+        ge=16,
+        le=2**31 - 1,
+        description="tokens of prompt and answer together; the model's own if unset",
     )
     system_role: Literal["fold", "refuse"] = Field(
         "fold",
