@@ -83,8 +83,8 @@ double masked_sum_kept(const float* logits, const float* weights, std::size_t co
   return sums.total();
 }
 
-// Compressed in a register: compressing into memory takes a hundred cycles on Zen 4. Writes all
-// sixteen ids if all are inside, and no more than that: how many.
+// Writes the lanes' ids, those inside first, and returns how many these are. Compressed in a
+// register: compressing into memory takes a hundred cycles on Zen 4.
 std::size_t write_ids(__mmask16 inside, std::size_t first, std::uint32_t* ids) {
   const __m512i indices =
       _mm512_add_epi32(_mm512_set1_epi32(static_cast<std::int32_t>(first)),

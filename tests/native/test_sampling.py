@@ -97,6 +97,25 @@ def test_whole_vocabulary_agrees_with_a_full_sort(seed: int) -> None:
             assert cumulative[token] - p[token] - 1e-6 <= uniform <= cumulative[token] + 1e-6
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=tied_logits,
+    negated=st.integers(0, 2**60 - 1),
+    top_k=st.integers(0, 61),
+    top_p=st.sampled_from([1.0, 0.01, 0.5, 0.987]),
+    min_p=st.sampled_from([0.0, 0.17]),
+    uniform=st.floats(0, 1, exclude_max=True),
+)
+def test_zeros_of_both_signs_are_equal(
+    logits: NDArray[np.float32], negated: int, uniform: float, **filters: float
+) -> None:
+    signed = logits.copy()
+    for i in np.flatnonzero(logits == 0):
+        signed[i] = -0.0 if negated >> int(i) & 1 else 0.0
+    assert draw(signed, uniform, **filters) == draw(logits, uniform, **filters)
+    assert top_logprobs(signed, 20).ids.tolist() == top_logprobs(logits, 20).ids.tolist()
+
+
 FLAT = {
     "equal": np.zeros(VOCAB_SIZE, np.float32),
     "nearly": (5 + np.random.default_rng(1).normal(size=VOCAB_SIZE) * 1e-3).astype(np.float32),

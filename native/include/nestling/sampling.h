@@ -1,7 +1,7 @@
 // Choosing a token from logits, and the best tokens with their log-probabilities.
 //
 // Everything is partial selection: time is linear in the vocabulary whatever the distribution, no
-// call sorts more than the few tokens it returns and a sample of 2,048. Results are deterministic,
+// call sorts more than the few tokens it returns and samples of 2,048. Results are deterministic,
 // to the bit, and the same on every processor.
 #pragma once
 
