@@ -56,7 +56,8 @@ class LLM:
     """A Gemma 3n model in this process. Close it (or use `with`) to free its threads.
 
     Args:
-        model: a name that `nestling models` lists, a folder, or a .gguf file.
+        model: a name that `nestling models` lists (for the default data directory; settings are
+            not read here), a folder, or a .gguf file.
         engine: "native" is the C++ core, "reference" slow numpy.
         dtype: how matrices are held; "auto" as the file has them; "float32", "float16", "bfloat16",
             or quantised at load to "q8" or "q4".
