@@ -507,7 +507,7 @@ void test_combinations(const Tables& tables, std::size_t n, Numbers numbers) {
     table.combine(out.data(), inputs, coefs, 3, n);
     return out;
   });
-  for (const std::size_t num_streams : {2, 4}) {
+  for (const std::size_t num_streams : {1, 3, 4, 16}) {
     const std::vector<float> streams = floats(num_streams * n, numbers);
     const std::vector<float> coefs = floats(num_streams * num_streams, Numbers::kRandom);
     const std::vector<float> gains = floats(num_streams, Numbers::kRandom);
@@ -515,7 +515,7 @@ void test_combinations(const Tables& tables, std::size_t n, Numbers numbers) {
       std::vector<float> out = streams;
       table.correct({.streams = out.data(),
                      .num_streams = num_streams,
-                     .active = 1,
+                     .active = num_streams / 2,
                      .prediction_coefs = coefs.data(),
                      .activated = y.data(),
                      .gains = gains.data(),
