@@ -29,6 +29,7 @@ bool any_quantized(std::initializer_list<const Matrix*> matrices) {
     return matrix != nullptr && is_quantized(matrix->format());
   });
 }
+
 void Gemma3n::step(const StepBatch& batch, KvCache& cache, float* logits, const OnLayer& on_layer) {
   Step(*this, batch, cache).run(logits, on_layer);
 }
