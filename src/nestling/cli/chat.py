@@ -5,16 +5,15 @@ from typing import Annotated
 
 import typer
 
+from nestling.cli.model import open_model
 from nestling.cli.options import AsJson, DataDir, Engine, Model, Threads
 from nestling.cli.output import print_json
 from nestling.cli.repl import converse
 from nestling.cli.session import SETTABLE, Session
 from nestling.engine.messages import SamplingParams
 from nestling.errors import InvalidRequestError
-from nestling.llm import LLM
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model
-from nestling.weights.packed_store import show_notices
 
 app = typer.Typer(add_completion=False)
 
@@ -46,14 +45,7 @@ def chat(
         prompt = sys.stdin.read()
     if prompt is not None and not prompt.strip():
         raise InvalidRequestError("The prompt is empty. Expected some text.", param="prompt")
-    show_notices()
-    with LLM(
-        str(entry.path),
-        engine=settings.engine,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        packed_dir=settings.packed_dir,
-    ) as llm:
+    with open_model(entry.path, settings) as llm:
         session = Session(llm, SamplingParams(), system)
         given = {
             "temperature": temperature,

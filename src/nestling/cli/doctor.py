@@ -97,21 +97,13 @@ def _port(settings: Settings) -> str:
 
 
 def _model(settings: Settings) -> str:
+    from nestling.cli.model import open_model
     from nestling.engine.messages import SamplingParams
-    from nestling.llm import LLM
     from nestling.weights.catalog import find_model
-    from nestling.weights.packed_store import show_notices
 
-    show_notices()
     entry = find_model(settings.model, settings.data_dir)
     start = perf_counter()
-    with LLM(
-        str(entry.path),
-        engine=settings.engine,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        packed_dir=settings.packed_dir,
-    ) as llm:
+    with open_model(entry.path, settings) as llm:
         loaded = perf_counter()
         params = SamplingParams(max_tokens=NUM_PROBE_TOKENS, temperature=0.0)
         output: Any = llm.generate([llm.tokenizer.bos_token_id], params, ignore_eos=True)

@@ -25,8 +25,9 @@ PackedFormat = Literal["float32", "float16", "bfloat16", "q8", "q4"]
 _HEAD = "embed_tokens.weight"
 EMBEDDING_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
 _GATE, _GATE_ROWS = "mlp.gate_proj.weight", "mlp.gate_rows.weight"
-# Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
+# Tiled in six bits; as rows or columns they would have to be quantised anew.
 _SIX_BITS = ("Q3_K", "Q6_K")
+# Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
 _NEVER_QUANTIZED = ("altup", "laurel", "per_layer_model_projection")
 # In float32 whatever the rest is: a few numbers that steer all streams.
 _VECTORS = (
