@@ -13,40 +13,44 @@ from nestling.errors import InvalidRequestError
 from tests.chat.strings import CODE, CONTROL_LOOKING, SENTENCES
 
 # What docs/model.md says of the published template, in our words: turns that alternate, an optional
-# system message first, whose text and an empty line open the first user turn.
+# system message first, whose text and an empty line open the first user turn. Control tokens are
+# lone surrogates, which no message has: one may well say "<start_of_turn>".
+BOS, START_OF_TURN, END_OF_TURN = "\ud800", "\ud801", "\ud802"
 TEMPLATE = """
-{%- macro turn(speaker, text) %}<start_of_turn>{{ speaker }}
-{{ text }}<end_of_turn>
+{%- macro turn(speaker, text) %}{{ start_of_turn }}{{ speaker }}
+{{ text }}{{ end_of_turn }}
 {% endmacro -%}
-<bos>
+{{ bos }}
 {%- set instructions = messages | selectattr("role", "eq", "system") | list -%}
 {%- for message in messages if message.role != "system" -%}
 {%- set opening = instructions[0].text + "\n\n" if loop.first and instructions else "" -%}
 {{ turn({"assistant": "model", "user": "user"}[message.role], opening + message.text | trim) }}
 {%- endfor -%}
-<start_of_turn>model
+{{ start_of_turn }}model
 {# the answer begins here #}"""
 
 TEXTS = st.one_of(
-    st.sampled_from(SENTENCES + CODE),
+    st.sampled_from(SENTENCES + CODE + CONTROL_LOOKING),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
     st.text(" \n\tab<>", max_size=12),
 )
 
 
-PUBLISHED = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(TEMPLATE)
+PUBLISHED = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(
+    TEMPLATE, {"bos": BOS, "start_of_turn": START_OF_TURN, "end_of_turn": END_OF_TURN}
+)
 
 
 def by_template(messages: list[ChatMessage], tokenizer: Tokenizer) -> list[int]:
-    """The prompt as one string with control names in it, tokenized with those parsed."""
-    by_name = {
-        "<bos>": tokenizer.bos_token_id,
-        "<start_of_turn>": tokenizer.start_of_turn_id,
-        "<end_of_turn>": tokenizer.end_of_turn_id,
+    """The prompt as one string with control marks in it, tokenized with those parsed."""
+    control = {
+        BOS: tokenizer.bos_token_id,
+        START_OF_TURN: tokenizer.start_of_turn_id,
+        END_OF_TURN: tokenizer.end_of_turn_id,
     }
     ids: list[int] = []
-    for part in re.split(f"({'|'.join(by_name)})", PUBLISHED.render(messages=messages)):
-        ids += [by_name[part]] if part in by_name else tokenizer.encode(part)
+    for part in re.split(f"([{''.join(control)}])", PUBLISHED.render(messages=messages)):
+        ids += [control[part]] if part in control else tokenizer.encode(part)
     return ids
 
 
