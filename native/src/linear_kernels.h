@@ -191,31 +191,37 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
         const Bytes nibbles[2] = {Bytes::load(line), Bytes::load(line + 64)};
         Bytes codes[4];
         V::join_six_bits(nibbles, Bytes::load(line + 128), codes);
-        I32 dots[kRows];
-        I32 low_dots[kRows];
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const I32 start = I32::all(halves[r / kPanel][r % kPanel].of[h]);
-          dots[r] = kWide ? I32::zero() : start;
-          low_dots[r] = start;
-        }
+        const F32 scale = block_scale * I32::widen_signed_bytes(factors).to_float();
+        // Panel by panel, as sums of all rows leave no registers for more.
 #pragma GCC unroll 4
-        for (int s = 0; s < 4; ++s) {
-#pragma GCC unroll 16
-          for (int r = 0; r < kRows; ++r) {
-            const int at = kPanel * (16 * h + 4 * s) + 4 * (r % kPanel);
-            dots[r] = V::add_dot(dots[r], codes[s], bytes[r / kPanel] + at);
-            if constexpr (kWide) {
-              low_dots[r] = V::add_dot(low_dots[r], codes[s], low_bytes[r / kPanel] + at);
+        for (int p = 0; p < kPanels; ++p) {
+          constexpr int kMost = kRows < kPanel ? kRows : kPanel;
+          const int num_rows = kRows - p * kPanel < kMost ? kRows - p * kPanel : kMost;
+          I32 dots[kMost];
+          I32 low_dots[kMost];
+#pragma GCC unroll 4
+          for (int r = 0; r < num_rows; ++r) {
+            const I32 start = I32::all(halves[p][r].of[h]);
+            dots[r] = kWide ? I32::zero() : start;
+            low_dots[r] = start;
+          }
+#pragma GCC unroll 4
+          for (int s = 0; s < 4; ++s) {
+#pragma GCC unroll 4
+            for (int r = 0; r < num_rows; ++r) {
+              const int at = kPanel * (16 * h + 4 * s) + 4 * r;
+              dots[r] = V::add_dot(dots[r], codes[s], bytes[p] + at);
+              if constexpr (kWide) {
+                low_dots[r] = V::add_dot(low_dots[r], codes[s], low_bytes[p] + at);
+              }
             }
           }
-        }
-        const F32 scale = block_scale * I32::widen_signed_bytes(factors).to_float();
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const I32 dot = kWide ? dots[r].times(kWideStep) + low_dots[r] : dots[r];
-          const GroupScale& group = groups[r / kPanel][r % kPanel];
-          sums[r] = V::fma(scaled<V, kRounding>(dot, group), scale, sums[r]);
+#pragma GCC unroll 4
+          for (int r = 0; r < num_rows; ++r) {
+            const I32 dot = kWide ? dots[r].times(kWideStep) + low_dots[r] : dots[r];
+            F32& sum = sums[p * kPanel + r];
+            sum = V::fma(scaled<V, kRounding>(dot, groups[p][r]), scale, sum);
+          }
         }
         line += 3 * 64;
         factors += kTile;
@@ -355,8 +361,9 @@ inline void quantized_linear(const ProductTask& task) {
 template <class V, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_linear(const ProductTask& task) {
   constexpr bool kWide = kRounding == Rounding::kWide;
-  // Unpacking codes of 6 bits takes registers, as second sums do.
-  constexpr int kMost = kWide || kFormat == Format::kQ6 ? V::kMostWideRows : V::kMostRows;
+  constexpr int kMost = kFormat == Format::kQ6 ? V::kMostSixBitRows
+                        : kWide                ? V::kMostWideRows
+                                               : V::kMostByteRows;
   if (task.x.panel_rows == 1) return quantized_linear<V, 1, 1, kFormat, kHasMin, kRounding>(task);
   quantized_linear<V, kMost, kPanelRows, kFormat, kHasMin, kRounding>(task);
 }
