@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.accounts.api_keys import KeyStore
@@ -47,7 +47,6 @@ def test_key_text() -> None:
     assert len({new_key_text().secret for _ in range(1000)}) == 1000
 
 
-@settings(deadline=None)
 @given(st.integers(0, 54), st.characters())
 def test_any_changed_character_breaks_the_checksum(position: int, character: str) -> None:
     secret = new_key_text().secret
@@ -55,7 +54,6 @@ def test_any_changed_character_breaks_the_checksum(position: int, character: str
     assert (prefix_of(changed) is not None) == (changed == secret)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_text_is_a_key_by_chance(text: str) -> None:
     assert prefix_of(text) is None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -337,9 +337,7 @@ TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(
     max_examples=25,
     stateful_step_count=25,
-    deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take minutes
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.api.json_body import parse_json_object
@@ -382,7 +382,7 @@ def test_json_that_is_fine() -> None:
     assert parse_json_object('{"a": "\\ud83d\\udc4b 👋\\u0000"}'.encode()) == {"a": "👋 👋\x00"}
 
 
-quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=60)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -60,7 +60,6 @@ def examples(**changed: int) -> settings:
     """The same cases on every run, so that a failure is one that the change before it made."""
     return settings(
         max_examples=changed.pop("max_examples", NUM_EXAMPLES),
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -27,7 +27,7 @@ def first_live(text: str, stops: tuple[str, ...]) -> int:
     )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(chunks=st.lists(LETTERS, max_size=8), stops=STOPS)
 def test_equals_brute_force_for_any_chunks(chunks: list[str], stops: tuple[str, ...]) -> None:
     matcher = StopMatcher(stops)

@@ -64,7 +64,7 @@ def shown(tokenizer: Tokenizer, messages: list[ChatMessage]) -> str:
     return tokenizer.decode(render_prompt(messages, tokenizer), skip_special=False)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(system=st.none() | TEXTS, turns=st.lists(TEXTS, min_size=1, max_size=5))
 def test_equals_the_published_template(
     tokenizer: Tokenizer, system: str | None, turns: list[str]

@@ -89,7 +89,7 @@ def test_control_names_are_plain_text(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(ids) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXT, chunks=CHUNKS)
 def test_decode_undoes_encode(tokenizer: Tokenizer, text: str, chunks: list[str]) -> None:
     text = text.join(chunks) + text

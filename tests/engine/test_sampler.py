@@ -40,7 +40,7 @@ def reference_processed(
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     prompt=st.lists(st.integers(0, NUM_TEXT + 7), min_size=1, max_size=30),
@@ -119,7 +119,7 @@ def test_frequency_and_presence_leave_the_prompt_alone() -> None:
     assert [subject.sample(logits)[0] for _ in range(5)] == [3, 3, 3, 4, 3]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 1000), st.integers(0, 20), st.floats(0, 2))
 def test_logprobs_are_the_raw_log_softmax(seed: int, num_top: int, temperature: float) -> None:
     logits = random_logits(seed)

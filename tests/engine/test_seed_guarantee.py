@@ -50,7 +50,7 @@ visits_strategy = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     visits=visits_strategy,
     num_blocks=st.integers(10, 30),

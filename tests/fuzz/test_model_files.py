@@ -150,7 +150,6 @@ flips = st.lists(
 @pytest.mark.parametrize("form", FORMS)
 @settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(flips=flips)
@@ -178,7 +177,6 @@ def test_flipped_bytes_never_surprise(
 @pytest.mark.parametrize("form", FORMS)
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(at=st.integers(0, 1 << 30), junk=st.binary(min_size=1, max_size=24))
@@ -207,7 +205,6 @@ json_values = st.recursive(
 
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())

@@ -23,7 +23,6 @@ NUM_EXAMPLES = int(os.environ.get("NESTLING_TEST_EXAMPLES", "50"))
 PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions"])
 fuzz = settings(
     max_examples=NUM_EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

@@ -5,7 +5,7 @@ To the bit it is the C++ core that does: tests/native/test_rows.py.
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.model.session import NumpyDecoder, Session, make_decoder, one_shot
@@ -20,12 +20,7 @@ def decoder() -> NumpyDecoder:
     return decoder
 
 
-@settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(max_examples=15, derandomize=True)
 @given(
     schedule=schedules(max_length=40),
     slot_seed=st.integers(0, 99),

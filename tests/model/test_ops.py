@@ -104,7 +104,7 @@ def test_long_rows_do_not_depend_on_their_neighbours_either() -> None:
 
 
 @pytest.mark.parametrize("name", ROW_WISE)
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(num_rows=st.integers(2, 40), width=st.integers(1, 300), stride=st.integers(1, 3))
 def test_a_row_does_not_depend_on_its_neighbours(
     name: str, num_rows: int, width: int, stride: int

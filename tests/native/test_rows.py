@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from nestling.model.config import FULL, SLIDING
 from nestling.model.tensors import TensorSource
+from nestling.native.gemma3n import FINE_LAYERS
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Session, one_shot
 from tests.model.strategies import schedules
-from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
+from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights, token_ids
 from tests.native.stored_models import MIXED, SIX_BITS, stored_model
 from tests.native.variants import VARIANTS
 
@@ -64,9 +65,23 @@ def test_any_chunks(kind: str) -> None:
         np.testing.assert_array_equal(session.result(), expected, err_msg=f"chunks of {chunk}")
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any_chunks_through_coarse_layers(variant: str) -> None:
+    """Which the tiny model of ten layers has none of."""
+    source = DictTensors(random_weights(TINY_LLAMA_CPP, 1))
+    decoder = NativeDecoder(TINY_LLAMA_CPP, source, Native(variant=variant, dtype="q4"))
+    assert TINY_LLAMA_CPP.num_hidden_layers > FINE_LAYERS
+    ids = token_ids(TINY_LLAMA_CPP, 30, 0)
+    expected = one_shot(decoder, ids)
+    for chunk in (1, 5, 12, 29):
+        session = Session(decoder, [ids], slot_seed=chunk)
+        while session.num_computed[0] < len(ids):
+            session.step([min(chunk, len(ids) - session.num_computed[0])])
+        np.testing.assert_array_equal(session.result(), expected, err_msg=f"chunks of {chunk}")
+
+
 @settings(
     max_examples=6,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

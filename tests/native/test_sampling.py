@@ -61,7 +61,7 @@ tied_logits = st.lists(st.integers(-24, 24), min_size=1, max_size=60).map(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     logits=tied_logits,
     temperature=st.sampled_from([0.25, 0.7, 1.0, 2.0]),
@@ -97,7 +97,7 @@ def test_whole_vocabulary_agrees_with_a_full_sort(seed: int) -> None:
             assert cumulative[token] - p[token] - 1e-6 <= uniform <= cumulative[token] + 1e-6
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     logits=tied_logits,
     negated=st.integers(0, 2**60 - 1),
@@ -281,7 +281,7 @@ float32_logits = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_
 unit = st.floats(0, 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     values=float32_logits,
     uniform=st.floats(0, 1, exclude_max=True),
@@ -351,7 +351,7 @@ def test_wrong_arrays_are_refused() -> None:
         draw(np.zeros(6, np.float32)[::2], 0.5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(logits=tied_logits, count=st.integers(0, 70), num_banned=st.integers(0, 5))
 def test_top_logprobs_agree_with_a_full_sort(
     logits: NDArray[np.float32], count: int, num_banned: int

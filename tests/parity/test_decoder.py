@@ -66,7 +66,6 @@ def test_window_edges_and_far_beyond(num_tokens: int) -> None:
 
 @settings(
     max_examples=10,
-    deadline=None,
     derandomize=True,
     phases=[Phase.generate],  # shrinking ten-layer models is slow and explains nothing
     suppress_health_check=list(HealthCheck),

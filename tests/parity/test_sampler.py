@@ -79,7 +79,7 @@ def swept_distribution(
     return counts / GRID
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     input_ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40),
@@ -109,7 +109,7 @@ def test_the_distribution_is_transformers(
     np.testing.assert_allclose(ours, expected, atol=2 / GRID + 1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), num_top=st.integers(0, 20))
 def test_logprobs_are_torchs_log_softmax(seed: int, num_top: int) -> None:
     import torch
