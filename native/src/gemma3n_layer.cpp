@@ -17,7 +17,7 @@ void Gemma3n::Step::choose_rounding(std::size_t layer) {
   has_wide_dots_ = may_be_wide && layer < kFineLayers;
   ws_.normed.rounding = first;
   ws_.attended.rounding = first;
-  ws_.laurel_low.rounding = first;
+  ws_.laurel_low.rounding = may_be_wide ? Rounding::kWide : plain;
   // A gate that is not computed again near the cutoff decides alone which neurons live.
   const bool decides = has_wide_dots_ && model_.layers_[layer].std_multiplier.has_value();
   ws_.ffn_in.rounding = decides ? Rounding::kWide : first;

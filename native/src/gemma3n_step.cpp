@@ -47,6 +47,8 @@ void Gemma3n::Step::run(float* logits, const OnLayer& on_layer) {
     if (model_.layers_[i].kv_source_layer == i) last_owner = i;
   }
   const bool skips = model_.switches_.prefill_skip && batch_.logit_rows.size() < num_rows_;
+  // Once a row, and every layer depends on it.
+  ws_.embedding.rounding = model_.switches_.wide_activations ? Rounding::kWide : Rounding::kFine;
   embed();
   project_per_layer_inputs(0, skips ? last_owner : num_layers);
   fill_rope();

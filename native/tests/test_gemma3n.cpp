@@ -21,7 +21,7 @@ namespace {
 
 using testing::throws;
 
-constexpr std::size_t kLayers = 12;  // of which the last two have coarse activations only
+constexpr std::size_t kLayers = kFineLayers + 2;  // the last two have coarse activations only
 constexpr std::size_t kVocab = 50;
 constexpr std::size_t kMaxRows = 40;
 constexpr std::size_t kMaxModelLen = 600;  // three chunks of attention

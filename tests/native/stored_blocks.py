@@ -41,6 +41,29 @@ def random_bytes(
     return blocks.reshape(-1)
 
 
+def with_minima(dtype: str, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Q4_K or Q5_K, which the library decodes only: from the least to the largest of each group."""
+    largest_code = {"Q4_K": 15, "Q5_K": 31}[dtype]
+    groups = values.reshape(-1, 8, 32)
+    below = np.maximum(-groups.min(2), 0)
+    steps = (groups.max(2) + below) / largest_code
+    units = [(part.max(1, keepdims=True) / 63).astype("<f2") for part in (steps, below)]
+    factors, offsets = (
+        np.rint(part / unit).astype(np.uint8)
+        for part, unit in zip((steps, below), units, strict=True)
+    )
+    step, least = units[0] * np.float32(factors), units[1] * np.float32(offsets)
+    codes = np.rint((groups + least[..., None]) / np.maximum(step, 1e-9)[..., None])
+    codes = codes.clip(0, largest_code).astype(np.uint8)
+    planes = [unit.view(np.uint8) for unit in units]
+    planes += [half[:, :4] & 63 | half[:, 4:] >> 4 << 6 for half in (factors, offsets)]
+    planes.append(factors[:, 4:] & 15 | (offsets[:, 4:] & 15) << 4)
+    if dtype == "Q5_K":
+        planes.append(np.packbits(codes >> 4, axis=1, bitorder="little")[:, 0])
+    planes.append((codes[:, ::2] & 15 | (codes[:, 1::2] & 15) << 4).reshape(-1, 128))
+    return np.concatenate(planes, axis=1).reshape(-1)
+
+
 def library_values(data: NDArray[np.uint8], dtype: str, row_size: int) -> NDArray[np.float32]:
     """[num_rows, row_size] as the library decodes them."""
     elements, block_bytes = block_layout(dtype)

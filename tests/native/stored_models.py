@@ -13,7 +13,7 @@ from nestling.model.tensors import TensorSource
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
 from tests.model.native_decoder import NativeDecoder
 from tests.model.tiny import TINY, random_weights
-from tests.native.stored_blocks import block_layout
+from tests.native.stored_blocks import block_layout, with_minima
 
 Array = NDArray[np.float32]
 MIXED = ("Q4_0", "Q4_1", "Q8_0", "F16", "Q5_1", "BF16", "F32")
@@ -40,6 +40,8 @@ def stored_model(config: Gemma3nTextConfig, seed: int, types: Sequence[str]) -> 
             dtype = "F32"
         if dtype in _FACTORED:
             stored = random_factored(dtype, values, rng)
+        elif dtype in ("Q4_K", "Q5_K"):
+            stored = with_minima(dtype, values)
         else:
             data = gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
             stored = np.ascontiguousarray(data).view(np.uint8).reshape(-1)

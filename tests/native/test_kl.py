@@ -30,7 +30,7 @@ MODELS: dict[str, Callable[[], Checkpoint]] = {
 }
 NUM_TOKENS = 300
 MAX_DIVERGENCE = 1e-3
-"""Nats, mean over positions. Seen: 9e-5, 5e-4 (8e-4 at worst of 14 seeds) and 4e-4."""
+"""Nats, mean over positions. Seen: 9e-5, 5e-4 (7e-4 at worst of 13 seeds) and 3e-4."""
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -86,3 +86,9 @@ def test_a_file_that_quantises_laurel_too(dtype: str) -> None:
 def test_six_bits_in_the_sparse_layers(types: tuple[str, ...]) -> None:
     """Twice as far off if their rows and columns were quantised anew, to eight bits."""
     assert 0 < divergence_of_stored(1, types, NUM_TOKENS) <= MAX_DIVERGENCE
+
+
+@pytest.mark.parametrize("dtype", ["Q4_K", "Q5_K"])
+def test_groups_with_minima(dtype: str) -> None:
+    """Of sixteen seeds the one furthest off: 9e-4."""
+    assert 0 < divergence_of_stored(2, (dtype,), NUM_TOKENS) <= MAX_DIVERGENCE

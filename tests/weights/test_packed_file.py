@@ -277,4 +277,4 @@ def test_other_bytes_need_another_layout_version() -> None:
         digest.update(name.encode())
         for plane in plane_bytes(packed):
             digest.update(plane)
-    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (5, LAYOUT_DIGEST)
+    assert (LAYOUT_VERSION, digest.hexdigest()[:16]) == (6, LAYOUT_DIGEST)

@@ -53,10 +53,10 @@ struct LayerConfig {
 
 // What is rounded wrong early is amplified by all layers that follow. So inputs of attention are
 // wide in the first layers, then fine, and from kFineLayers on coarse as all others are (Rounding
-// in step_kernels.h). Before that, gates that are packed a second time decide on living neurons by
-// wide dots; gates that are not are as attention is.
-inline constexpr std::size_t kWideLayers = 5;
-inline constexpr std::size_t kFineLayers = 10;
+// in step_kernels.h). Before that, gates decide on living neurons by wide dots, near the cutoff if
+// they are packed a second time.
+inline constexpr std::size_t kWideLayers = 6;
+inline constexpr std::size_t kFineLayers = 12;
 
 struct LayerWeights {
   Shared<Matrix> q_proj, k_proj, v_proj, o_proj;  // k and v are null in layers that share

@@ -42,7 +42,7 @@ Format natural_format(StoredType type);
 
 // Raised whenever packing puts other bytes into memory than before, or other matrices: packed files
 // hold those.
-inline constexpr int kLayoutVersion = 5;
+inline constexpr int kLayoutVersion = 6;
 
 // Where the planes of packed weights begin in a mapped file.
 struct PlaneOffsets {
