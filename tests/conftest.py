@@ -1,6 +1,11 @@
-"""What all tests have in common: none may fail because the machine is slow or busy."""
+"""What all tests of random examples have in common: none fails because the machine is busy."""
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Fixtures that all examples share are meant so.
+settings.register_profile(
+    "untimed",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("untimed")

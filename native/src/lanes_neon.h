@@ -15,8 +15,8 @@ namespace nestling {
 namespace {
 
 struct Neon {
-  static constexpr int kMostRows = 4;  // their integer sums take 16 of the 32 registers
-  static constexpr int kMostByteRows = 4;
+  static constexpr int kMostRows = 4;
+  static constexpr int kMostByteRows = 4;  // their integer sums take 16 of the 32 registers
   static constexpr int kMostWideRows = 4;
   static constexpr int kMostSixBitRows = 4;
   static constexpr bool kScalesByExponent = false;

@@ -195,10 +195,9 @@ inline void six_bit_tile(const Matrix& weight, const Rows& x, std::size_t tile, 
         // Panel by panel, as sums of all rows leave no registers for more.
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) {
-          constexpr int kMost = kRows < kPanel ? kRows : kPanel;
-          const int num_rows = kRows - p * kPanel < kMost ? kRows - p * kPanel : kMost;
-          I32 dots[kMost];
-          I32 low_dots[kMost];
+          const int num_rows = std::min(kRows - p * kPanel, kPanel);
+          I32 dots[kPanel];
+          I32 low_dots[kPanel];
 #pragma GCC unroll 4
           for (int r = 0; r < num_rows; ++r) {
             const I32 start = I32::all(halves[p][r].of[h]);

@@ -238,7 +238,8 @@ void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numb
 
 void test_products(const Tables& tables, StoredType type, Numbers numbers, Rounding rounding) {
   for (const std::size_t in : {1u, 33u, 200u}) {
-    for (const std::size_t num_rows : {1u, 2u, 3u, 4u, 5u, 7u, 11u, 13u}) {
+    for (const std::size_t num_rows :
+         {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 11u, 12u, 14u, 15u, 16u, 20u}) {
       test_linear(tables, type, {in, in + 15, num_rows}, numbers, rounding);
     }
   }

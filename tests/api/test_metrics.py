@@ -65,7 +65,7 @@ async def test_refusals_of_the_parser_count(
     chat: FakeChat, accounts: Accounts, settings: Settings
 ) -> None:
     """Each once: what never became a request, and a request whose body cannot be read."""
-    strict = settings.model_copy(update={"header_timeout_s": 0.3, "max_header_bytes": 4096})
+    strict = settings.model_copy(update={"header_timeout_s": 1.0, "max_header_bytes": 4096})
     host = b" HTTP/1.1\r\nHost: localhost\r\n"
     head = request_bytes({}).split(b"Content-Length")[0]
     rude = (

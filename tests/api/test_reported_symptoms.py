@@ -253,7 +253,7 @@ RAW_ERRORS = {
 async def test_16_every_error_has_the_envelope(
     chat: FakeChat, accounts: Accounts, settings: Settings, status: str
 ) -> None:
-    quick = settings.model_copy(update={"header_timeout_s": 0.3, "max_header_bytes": 8192})
+    quick = settings.model_copy(update={"header_timeout_s": 1.0, "max_header_bytes": 8192})
     async with running(create_app(chat, accounts, quick, healthy), quick) as url:
         answer = await exchange(url, RAW_ERRORS[status].encode())
     head, _, content = answer.partition(b"\r\n\r\n")

@@ -86,7 +86,10 @@ async def test_a_request_that_is_cancelled_ends_its_reader(monkeypatch: pytest.M
     await hang(monkeypatch)
     before = children()
     task = asyncio.create_task(read(pdf("x")))
-    await asyncio.sleep(0.3)
+    for _ in range(200):
+        if len(children() - before) == 1:
+            break
+        await asyncio.sleep(0.02)
     assert len(children() - before) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

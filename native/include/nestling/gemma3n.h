@@ -54,7 +54,8 @@ struct LayerConfig {
 // What is rounded wrong early is amplified by all layers that follow. So inputs of attention are
 // wide in the first layers, then fine, and from kFineLayers on coarse as all others are (Rounding
 // in step_kernels.h). Before that, gates decide on living neurons by wide dots, near the cutoff if
-// they are packed a second time.
+// they are packed a second time. LAuReL's inner activations and the embedding are wide always: few,
+// and much depends on them.
 inline constexpr std::size_t kWideLayers = 6;
 inline constexpr std::size_t kFineLayers = 12;
 
