@@ -15,9 +15,9 @@ namespace {
 
 struct Avx2 {
   static constexpr int kMostRows = 4;
-  static constexpr int kMostByteRows = 4;  // their integer sums take 8 of the 16 registers
-  static constexpr int kMostWideRows = 4;
-  static constexpr int kMostSixBitRows = 4;
+  static constexpr int kByteRows = 4;  // their integer sums take 8 of the 16 registers
+  static constexpr int kWideRows = 4;
+  static constexpr int kSixBitRows = 4;
   static constexpr bool kScalesByExponent = false;
 
   struct F32 {

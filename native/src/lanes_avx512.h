@@ -14,10 +14,10 @@ namespace nestling {
 namespace {
 
 struct Avx512 {
-  static constexpr int kMostRows = 12;        // more are slower (docs/speed.md)
-  static constexpr int kMostByteRows = 8;     // 2,048 bytes of each leave room in the first cache
-  static constexpr int kMostWideRows = 4;     // the same
-  static constexpr int kMostSixBitRows = 16;  // unpacked once for all of a step of 16
+  static constexpr int kMostRows = 12;    // more are slower (docs/speed.md)
+  static constexpr int kByteRows = 8;     // 2,048 bytes of each leave room in the first cache
+  static constexpr int kWideRows = 4;     // the same
+  static constexpr int kSixBitRows = 16;  // unpacked once for all of a step of 16
   static constexpr bool kScalesByExponent = true;
 
   struct F32 {

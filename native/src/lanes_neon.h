@@ -16,9 +16,9 @@ namespace {
 
 struct Neon {
   static constexpr int kMostRows = 4;
-  static constexpr int kMostByteRows = 4;  // their integer sums take 16 of the 32 registers
-  static constexpr int kMostWideRows = 4;
-  static constexpr int kMostSixBitRows = 4;
+  static constexpr int kByteRows = 4;  // their integer sums take 16 of the 32 registers
+  static constexpr int kWideRows = 4;
+  static constexpr int kSixBitRows = 4;
   static constexpr bool kScalesByExponent = false;
 
   struct F32 {

@@ -16,9 +16,9 @@ namespace {
 
 struct Portable {
   static constexpr int kMostRows = 4;  // rows of floats that a linear kernel takes at once
-  static constexpr int kMostByteRows = 4;
-  static constexpr int kMostWideRows = 4;           // of two bytes an input
-  static constexpr int kMostSixBitRows = 4;         // of bytes, with weights of six bits
+  static constexpr int kByteRows = 4;
+  static constexpr int kWideRows = 4;               // of two bytes an input
+  static constexpr int kSixBitRows = 4;             // of bytes, with weights of six bits
   static constexpr bool kScalesByExponent = false;  // whether it has `scaled_by_exponent`
 
   struct F32 {

@@ -298,11 +298,13 @@ inline void quantized_rows(const ProductTask& task, std::size_t tile, std::size_
   }
 }
 
-// Rows to take next of `rest`, at most kMost: whole panels, in blocks of nearly equal size.
-template <int kMost>
+// Rows to take next of `rest`: whole panels, in blocks of nearly equal size, at most kBest; or the
+// last ones together, at most kMost, where part of a panel would be left, which costs as much.
+template <int kMost, int kBest = kMost>
 inline std::size_t rows_at_once(std::size_t rest) {
+  static_assert(kBest <= kMost && kMost < kBest + kPanelRows);
   if (rest <= kMost) return rest;
-  const std::size_t num_blocks = (rest + kMost - 1) / kMost;
+  const std::size_t num_blocks = (rest + kBest - 1) / kBest;
   const std::size_t rows = (rest + num_blocks - 1) / num_blocks;
   return (rows + kPanelRows - 1) / kPanelRows * kPanelRows;
 }
@@ -311,7 +313,8 @@ inline std::size_t rows_at_once(std::size_t rest) {
 // stay there while the tiles go by.
 constexpr std::size_t kFewRows = 24;
 
-template <class V, int kMost, int kPanel, Format kFormat, bool kHasMin, Rounding kRounding>
+template <class V, int kMost, int kBest, int kPanel, Format kFormat, bool kHasMin,
+          Rounding kRounding>
 inline void quantized_linear(const ProductTask& task) {
   constexpr std::size_t kGroupBytes = kFormat == Format::kQ4   ? 256
                                       : kFormat == Format::kQ8 ? 512
@@ -323,10 +326,6 @@ inline void quantized_linear(const ProductTask& task) {
     return task.weight->values<std::uint8_t>() + (tile * num_groups + group) * kGroupBytes;
   };
   const bool tiles_first = task.num_rows <= kFewRows;
-  // Few rows wait for memory while the first of them pass; so each block of them asks for its share
-  // of the next tile.
-  const std::size_t num_blocks = (task.num_rows + kMost - 1) / kMost;
-  const std::size_t share = tiles_first ? (kGroupBytes / num_blocks + 63) / 64 * 64 : 0;
   for (std::size_t begin = 0; begin < num_groups; begin += at_once) {
     const std::size_t end = begin + at_once < num_groups ? begin + at_once : num_groups;
     const auto next = [&](std::size_t tile) {
@@ -334,23 +333,27 @@ inline void quantized_linear(const ProductTask& task) {
       if (end < num_groups) return weights_at(task.tile_begin, end);
       return task.next != nullptr ? task.next : weights_at(tile + 1, 0);
     };
-    const auto ahead = [&](std::size_t tile, std::size_t row) {
+    // Few rows wait for memory while the first of them pass; so each block of them asks for its
+    // share of the next tile.
+    const auto ahead = [&](std::size_t tile, std::size_t row, std::size_t rows) {
       const std::uint8_t* const weights = next(tile);
+      const std::size_t share =
+          tiles_first ? (kGroupBytes * rows / task.num_rows + 63) / 64 * 64 : 0;
       return Ahead{weights, weights + (end - begin) * kGroupBytes * row / task.num_rows, share};
     };
     for (std::size_t tile = task.tile_begin; tiles_first && tile < task.tile_end; ++tile) {
       for (std::size_t row = 0; row < task.num_rows;) {
-        const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
+        const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost, kBest>(task.num_rows - row);
         quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, rows, begin,
-                                                                      end, ahead(tile, row));
+                                                                      end, ahead(tile, row, rows));
         row += rows;
       }
     }
     for (std::size_t row = 0; !tiles_first && row < task.num_rows;) {
-      const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost>(task.num_rows - row);
+      const std::size_t rows = kMost == 1 ? 1 : rows_at_once<kMost, kBest>(task.num_rows - row);
       for (std::size_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
         quantized_rows<V, kMost, kPanel, kFormat, kHasMin, kRounding>(task, tile, row, rows, begin,
-                                                                      end, ahead(tile, row));
+                                                                      end, ahead(tile, row, rows));
       }
       row += rows;
     }
@@ -360,11 +363,14 @@ inline void quantized_linear(const ProductTask& task) {
 template <class V, Format kFormat, bool kHasMin, Rounding kRounding>
 inline void quantized_linear(const ProductTask& task) {
   constexpr bool kWide = kRounding == Rounding::kWide;
-  constexpr int kMost = kFormat == Format::kQ6 ? V::kMostSixBitRows
-                        : kWide                ? V::kMostWideRows
-                                               : V::kMostByteRows;
-  if (task.x.panel_rows == 1) return quantized_linear<V, 1, 1, kFormat, kHasMin, kRounding>(task);
-  quantized_linear<V, kMost, kPanelRows, kFormat, kHasMin, kRounding>(task);
+  constexpr int kBest = kFormat == Format::kQ6 ? V::kSixBitRows
+                        : kWide                ? V::kWideRows
+                                               : V::kByteRows;
+  constexpr int kMost = kBest < V::kMostRows ? kBest + kPanelRows - 1 : kBest;
+  if (task.x.panel_rows == 1) {
+    return quantized_linear<V, 1, 1, 1, kFormat, kHasMin, kRounding>(task);
+  }
+  quantized_linear<V, kMost, kBest, kPanelRows, kFormat, kHasMin, kRounding>(task);
 }
 
 template <class V, Format kFormat, bool kHasMin>
