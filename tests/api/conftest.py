@@ -66,6 +66,8 @@ class FakeChat:
     system_fingerprint: str = "fp_0123456789ab"
     requests: list[ChatRequest | CompletionRequest] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    num_taken: int = 0
+    """Pieces that the server has passed on and come back after."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     has_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -98,6 +100,7 @@ class FakePrepared:
                 self.usage = ChatUsage(7, (i + 1) * self.num_choices, 2)
                 for choice in range(self.num_choices):
                     yield ChatDelta(choice, piece, logprobs=self._logprobs(piece))
+                chat.num_taken += 1
             self._raise_after(len(pieces))
             for choice in range(self.num_choices if chat.finishes else 0):
                 yield ChatDelta(choice, "", "stop", self._logprobs(None))

@@ -247,7 +247,7 @@ def test_keys_act_on_running_replies(tmp_path: Path, is_deleted: bool, is_stream
         )
         asking.start()
         deadline = time.monotonic() + 5
-        while not slow.started.is_set():
+        while slow.num_taken < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         path = f"/v1/keys/{made['prefix']}"
