@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nestling.engine.batch_builder import build_batch
 from nestling.engine.client import EngineClient
@@ -36,6 +37,7 @@ class NullRunner:
     block_size = 16
     sliding_window = 512
     max_rows = 256
+    weight_bytes_per_token = weight_bytes_read = 0
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = self.num_text_tokens = vocab_size
@@ -44,6 +46,12 @@ class NullRunner:
 
     def execute(self, batch: ForwardBatch) -> Logits:
         return self._logits[: len(batch.logit_rows)]
+
+    def part_seconds(self) -> dict[str, float]:
+        return {}
+
+    def score(self, token_ids: NDArray[np.int32]) -> Logits:
+        raise NotImplementedError("only steps are measured")
 
 
 def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> float:
@@ -81,7 +89,7 @@ def long_context_us(num_streams: int, num_tokens: int) -> float:
             seed=0,
         )
         scheduler.add(request)
-    times = []
+    times: list[float] = []
     while len(times) < NUM_STEPS:
         begin = time.perf_counter()
         output = scheduler.schedule()
@@ -137,8 +145,8 @@ def main() -> None:
             times = [step_time_us(vocab_size, n, params) for n in (1, 4, 16)]
             shown = ", ".join(f"{t:7.0f}" for t in times)
             print(f"vocabulary {vocab_size:6} {name:12} us a step at 1, 4, 16 streams: {shown}")
-    times = ", ".join(f"{long_context_us(64, n):.0f}" for n in (256, 4096, 16_384))
-    print(f"64 streams, scheduler and cache alone, us a step at 256, 4096, 16384 tokens: {times}")
+    shown = ", ".join(f"{long_context_us(64, n):.0f}" for n in (256, 4096, 16_384))
+    print(f"64 streams, scheduler and cache alone, us a step at 256, 4096, 16384 tokens: {shown}")
     fake = (sys.executable, str(FAKE_PROCESS))
     print("fake model in a process")
     asyncio.run(measure_process(EngineConfig(model="fake", num_blocks=1024, block_size=16), fake))

@@ -23,6 +23,8 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
+
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.database import DATABASE_FILE_NAME
 from nestling.accounts.key_records import NewKey
@@ -30,6 +32,7 @@ from nestling.accounts.money import Prices
 from nestling.api.app import create_app
 from nestling.api.server import serve, spare_startup_objects
 from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionRequest
+from nestling.engine.messages import Stats
 from nestling.log import configure_logging
 from nestling.settings import Settings
 
@@ -92,6 +95,12 @@ def add_keys(path: Path, like: str, count: int) -> None:
         database.executemany(f"INSERT INTO api_key VALUES ({slots})", rows)  # noqa: S608
 
 
+async def healthy() -> Stats:
+    """Return the figures of an engine that has done nothing."""
+    counts = {field.encode_name: 0 for field in msgspec.structs.fields(Stats) if field.required}
+    return msgspec.convert({"type": "stats", **counts}, Stats)
+
+
 async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
     """Serve until killed; sends the URL and one key."""
     configure_logging("error", "json")
@@ -101,7 +110,7 @@ async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
     accounts = await Accounts.open(folder, Prices.per_million(0.02, 0.04))
     key, secret = await accounts.keys.create(NewKey(name="load"))
     add_keys(folder / DATABASE_FILE_NAME, key.prefix, num_keys - 1)
-    app = create_app(InstantChat(), accounts, settings, health=lambda: asyncio.sleep(0))
+    app = create_app(InstantChat(), accounts, settings, health=healthy)
     check_us = await key_check_us(accounts, secret)
     spare_startup_objects()
     await serve(app, settings, lambda url: pipe.send((url, secret, check_us)))

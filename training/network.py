@@ -38,7 +38,7 @@ def config(vocab_size: int = 2048) -> Gemma3nTextConfig:
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=2,
-        attn_implementation="sdpa",  # type: ignore[call-arg]
+        attn_implementation="sdpa",
     )
 
 

@@ -72,7 +72,7 @@ def _agreed(fraction: float) -> float:
     value = torch.tensor(fraction, dtype=torch.float64)
     if dist.is_initialized():
         dist.broadcast(value, 0)
-    return value.item()
+    return float(value.item())
 
 
 def _worker(rank: int, settings: Settings) -> None:
