@@ -76,7 +76,15 @@ native-test: $(VENV)/.serve ## run the C++ core's tests under ASan, UBSan and TS
 	  $(BIN)/ctest --test-dir $$build --output-on-failure; \
 	done
 
-# The files of a variant must leave no function behind that the linker could take for all processors.
+# Fails if an object file of a variant leaves a function behind that the linker could take for all processors,
+# or if there is no such file. Arguments: nm, the file names' pattern.
+define no_shared_functions
+objects="$$(find $$build/CMakeFiles/nestling_kernels.dir -name '$(2)')"; \
+	if [ -z "$$objects" ]; then echo "No object file is named $(2)" >&2; exit 1; fi; \
+	if $(1) -A -C --defined-only $$objects | grep ' [VW] '; then \
+	  echo "Built for one processor, but shared by all: see above" >&2; exit 1; fi
+endef
+
 native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-compiled, under qemu
 	@{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } > /dev/null \
 	  || { echo "Needs a cross-compiler and an emulator (Debian: apt install g++-aarch64-linux-gnu qemu-user)" >&2; exit 2; }
@@ -85,8 +93,7 @@ native-test-arm64: $(VENV)/.serve ## run the C++ core's tests for arm64, cross-c
 	  -DCMAKE_TOOLCHAIN_FILE="$(CURDIR)/native/cmake/aarch64-linux-gnu.cmake" \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNESTLING_NATIVE_TESTS=ON > /dev/null; \
 	$(BIN)/cmake --build $$build; \
-	if aarch64-linux-gnu-nm -A -C --defined-only $$build/CMakeFiles/nestling_kernels.dir/native/src/*_neon*.o | grep ' [VW] '; then \
-	  echo "Built for one processor, but shared by all: see above" >&2; exit 1; fi; \
+	$(call no_shared_functions,aarch64-linux-gnu-nm,*_neon*.o); \
 	QEMU_CPU=max $(BIN)/ctest --test-dir $$build --output-on-failure --exclude-regex variants; \
 	qemu-aarch64 -cpu max $$build/test_variants neon; \
 	qemu-aarch64 -cpu cortex-a53 $$build/test_variants portable
@@ -98,8 +105,7 @@ native-test-x86: $(VENV)/.serve ## run the C++ core's tests on emulated x86-64 w
 	$(BIN)/cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
 	  -DCMAKE_CXX_COMPILER="$(CXX)" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNESTLING_NATIVE_TESTS=ON > /dev/null; \
 	$(BIN)/cmake --build $$build; \
-	if nm -A -C --defined-only $$build/CMakeFiles/nestling_kernels.dir/native/src/*_avx*.o | grep ' [VW] '; then \
-	  echo "Built for one processor, but shared by all: see above" >&2; exit 1; fi; \
+	$(call no_shared_functions,nm,*_avx*.o); \
 	for processor in Haswell:avx2 Nehalem:portable; do \
 	  for test in $$build/test_*; do \
 	    echo "$${processor%:*}: $${test##*/}"; \

@@ -40,7 +40,7 @@ def best_ms(function: Callable[..., object], *args: object, **kwargs: object) ->
 
 
 def sampled_tokens(num_samples: int) -> NDArray[np.int64]:
-    """Those at which the sampler looks to guess where a filter ends (native/src/selection.cpp)."""
+    """Return the ids whose logits guess where a filter ends (native/src/sampling/selection.cpp)."""
     stretch = VOCAB_SIZE // 2048
     tokens = []
     for seed in range(num_samples):

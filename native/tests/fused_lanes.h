@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "lanes_portable.h"
+#include "kernels/lanes_portable.h"
 
 namespace nestling {
 

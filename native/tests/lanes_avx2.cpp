@@ -4,7 +4,7 @@
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
-#include "lanes_avx2.h"
+#include "kernels/lanes_avx2.h"
 
 namespace nestling {
 

@@ -4,7 +4,7 @@
 
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 
-#include "lanes_avx512.h"
+#include "kernels/lanes_avx512.h"
 
 namespace nestling {
 

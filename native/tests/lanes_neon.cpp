@@ -4,7 +4,7 @@
 
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 
-#include "lanes_neon.h"
+#include "kernels/lanes_neon.h"
 
 namespace nestling {
 

@@ -17,12 +17,12 @@
 #include <vector>
 
 #include "check.h"
-#include "kernel_table.h"
-#include "logit_keys.h"
 #include "nestling/bandwidth.h"
 #include "nestling/sampling.h"
 #include "nestling/thread_pool.h"
 #include "nestling/variant.h"
+#include "sampling/logit_keys.h"
+#include "sampling/sampling_kernels.h"
 
 namespace nestling {
 

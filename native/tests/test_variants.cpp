@@ -16,12 +16,12 @@
 
 #include "check.h"
 #include "fused_lanes.h"
-#include "half.h"
+#include "kernels/step_kernels.h"
+#include "kernels/step_table.h"
 #include "nestling/matrix.h"
 #include "nestling/thread_pool.h"
 #include "numbers.h"
-#include "step_kernels.h"
-#include "step_table.h"
+#include "weights/half.h"
 
 namespace nestling {
 

@@ -1,0 +1,417 @@
+// The sparse feed-forward layers: only living neurons' rows of up_proj and columns of down_proj.
+// Included by each variant's source file.
+#pragma once
+
+#include "kernels/step_kernels.h"
+#include "kernels/step_linear.h"
+
+namespace nestling {
+
+namespace {
+
+// Of 32 values of a row or column, without their scale.
+constexpr std::size_t bytes_per_group(Format format) {
+  switch (format) {
+    case Format::kFloat32:
+      return 128;
+    case Format::kFloat16:
+    case Format::kBfloat16:
+      return 64;
+    case Format::kQ4:
+      return 16;
+    case Format::kQ6:  // neither rows nor columns have it
+      break;
+    case Format::kQ8:
+      return 32;
+  }
+  return 0;
+}
+
+template <class V>
+inline void prefetch_bytes(const void* from, std::size_t num_bytes) {
+  for (std::size_t at = 0; at < num_bytes; at += 64) {
+    V::prefetch(static_cast<const std::uint8_t*>(from) + at);
+  }
+}
+
+template <class V>
+inline void prefetch_row(const RowMatrix& weight, std::size_t row) {
+  const std::size_t num_groups = weight.padded_in() / kGroup;
+  const std::size_t row_bytes = num_groups * bytes_per_group(weight.format());
+  prefetch_bytes<V>(weight.values<std::uint8_t>() + row * row_bytes, row_bytes);
+  if (!is_quantized(weight.format())) return;
+  const std::size_t scale_bytes = num_groups * sizeof(std::uint16_t);
+  prefetch_bytes<V>(weight.scales() + row * num_groups, scale_bytes);
+  if (weight.has_min()) prefetch_bytes<V>(weight.mins() + row * num_groups, scale_bytes);
+}
+
+template <class V, class Weight>
+inline float float_dot(const Weight* w, const float* x, std::size_t n) {
+  using F32 = typename V::F32;
+  F32 sums[4] = {F32::zero(), F32::zero(), F32::zero(), F32::zero()};
+  std::size_t k = 0;
+  for (; k + 64 <= n; k += 64) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      sums[i] = V::fma(load_weights<V>(w + k + 16 * i), F32::load(x + k + 16 * i), sums[i]);
+    }
+  }
+  for (; k < n; k += 16) sums[0] = V::fma(load_weights<V>(w + k), F32::load(x + k), sums[0]);
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
+}
+
+// What the bias of nibbles, or the minimum, adds: sum over groups of w * scaled_sum.
+template <class V>
+inline typename V::F32 group_sums(const std::uint16_t* weights, const float* scaled_sums,
+                                  std::size_t num_groups, float factor) {
+  using F32 = typename V::F32;
+  F32 sum = F32::zero();
+  for (std::size_t g = 0; g < num_groups; g += 16) {
+    sum = V::fma(F32::load_float16(weights + g), F32::load(scaled_sums + g), sum);
+  }
+  return sum * F32::all(factor);
+}
+
+// x . rows of weights, kRows of them together so that x is loaded once. A lane sums up a group, so
+// that scales are applied to 16 groups at once. The rows `next` are asked for line by line: all at
+// once they would wait for each other, and the dots for them.
+template <class V, int kRows, bool kNibbles, bool kWide>
+inline void quantized_dots(const RowMatrix& weight, const std::uint32_t* rows,
+                           const std::uint32_t* next, const DotRow& x, float* dots) {
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  using Bytes = typename V::Bytes;
+  const std::size_t num_groups = weight.padded_in() / kGroup;
+  const std::size_t bytes_per_row = kNibbles ? weight.padded_in() / 2 : weight.padded_in();
+  const std::size_t scale_bytes = num_groups * sizeof(std::uint16_t);
+  const std::uint8_t* w[kRows];
+  const std::uint16_t* scales[kRows];
+  const std::uint8_t* ahead[kRows];
+  F32 sums[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    w[r] = weight.values<std::uint8_t>() + rows[r] * bytes_per_row;
+    scales[r] = weight.scales() + rows[r] * num_groups;
+    sums[r] = F32::zero();
+    ahead[r] = weight.values<std::uint8_t>() + next[r] * bytes_per_row;
+    prefetch_bytes<V>(weight.scales() + next[r] * num_groups, scale_bytes);
+  }
+  for (int r = 0; weight.has_min() && r < kRows; ++r) {
+    prefetch_bytes<V>(weight.mins() + next[r] * num_groups, scale_bytes);
+  }
+  std::size_t at = 0;  // in the rows of weights
+  for (std::size_t g = 0; g < num_groups; g += 16) {
+    I32 high_sums[kRows];
+    I32 low_sums[kRows];
+    for (int r = 0; r < kRows; ++r) high_sums[r] = low_sums[r] = I32::zero();
+    const auto add = [&](int r, const Bytes& codes, std::size_t line) {
+      const std::size_t x_at = g * kGroup + 64 * line;
+      const auto dot = [&](const I32& so_far, const std::int8_t* bytes) {
+        return kNibbles ? V::add_dot_vector(so_far, codes, bytes)
+                        : V::add_dot_vector_signed(so_far, codes, bytes);
+      };
+      high_sums[r] = dot(high_sums[r], x.bytes + x_at);
+      if constexpr (kWide) low_sums[r] = dot(low_sums[r], x.low_bytes + x_at);
+    };
+    for (std::size_t line = 0; line < 8; line += kNibbles ? 2 : 1) {
+      for (int r = 0; r < kRows; ++r) {
+        if constexpr (kNibbles) {
+          const Bytes both = Bytes::load(w[r] + at);
+          add(r, both.low_nibbles(), line);
+          add(r, both.high_nibbles(), line + 1);
+        } else {
+          add(r, Bytes::load_signed(reinterpret_cast<const std::int8_t*>(w[r] + at)), line);
+        }
+        V::prefetch(ahead[r] + at);
+      }
+      at += 64;
+    }
+    const F32 x_scales = F32::load(x.scales + g);
+    for (int r = 0; r < kRows; ++r) {
+      if constexpr (kWide) high_sums[r] = high_sums[r].times(kWideStep) + low_sums[r];
+      const F32 scale = F32::load_float16(scales[r] + g) * x_scales;
+      sums[r] = V::fma(high_sums[r].to_float(), scale, sums[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    F32 sum = sums[r];
+    if (weight.has_min()) {
+      sum = sum +
+            group_sums<V>(weight.mins() + rows[r] * num_groups, x.scaled_sums, num_groups, 1.0f);
+    }
+    if (kNibbles && !weight.has_min()) {
+      sum = sum + group_sums<V>(scales[r], x.scaled_sums, num_groups, -8.0f);
+    }
+    dots[r] = sum.total();
+  }
+}
+
+template <class V, int kRows, class Weight>
+inline void float_dots(const RowMatrix& weight, const std::uint32_t* rows,
+                       const std::uint32_t* next, const DotRow& x, float* dots) {
+  const std::size_t n = weight.padded_in();
+  for (int r = 0; r < kRows; ++r) {
+    prefetch_row<V>(weight, next[r]);
+    dots[r] = float_dot<V>(weight.values<Weight>() + rows[r] * n, x.floats, n);
+  }
+}
+
+template <class V, int kRows>
+inline void dot_rows(const RowMatrix& weight, const std::uint32_t* rows, const std::uint32_t* next,
+                     const DotRow& x, float* dots) {
+  const bool is_wide = x.low_bytes != nullptr;
+  switch (weight.format()) {
+    case Format::kFloat32:
+      return float_dots<V, kRows, float>(weight, rows, next, x, dots);
+    case Format::kFloat16:
+      return float_dots<V, kRows, Float16>(weight, rows, next, x, dots);
+    case Format::kBfloat16:
+      return float_dots<V, kRows, Bfloat16>(weight, rows, next, x, dots);
+    case Format::kQ4:
+      return is_wide ? quantized_dots<V, kRows, true, true>(weight, rows, next, x, dots)
+                     : quantized_dots<V, kRows, true, false>(weight, rows, next, x, dots);
+    case Format::kQ6:  // rows have none
+      break;
+    case Format::kQ8:
+      return is_wide ? quantized_dots<V, kRows, false, true>(weight, rows, next, x, dots)
+                     : quantized_dots<V, kRows, false, false>(weight, rows, next, x, dots);
+  }
+}
+
+constexpr std::size_t kRowsAtOnce = 4;
+
+template <class V>
+void row_dots_kernel(const RowMatrix& weight, const DotRow& x, const RowList& rows, float* dots) {
+  std::size_t asked = 0;
+  // Rows to ask for with those from n on: where too few are left, the same ones.
+  const auto next = [&](std::size_t n, std::size_t count) {
+    if (asked + count > rows.num_next) return rows.indices + n;
+    asked += count;
+    return rows.next + asked - count;
+  };
+  std::size_t n = 0;
+  for (; n + kRowsAtOnce <= rows.count; n += kRowsAtOnce) {
+    dot_rows<V, kRowsAtOnce>(weight, rows.indices + n, next(n, kRowsAtOnce), x, dots + n);
+  }
+  for (; n < rows.count; ++n) dot_rows<V, 1>(weight, rows.indices + n, next(n, 1), x, dots + n);
+  for (; asked < rows.num_next; ++asked) prefetch_row<V>(weight, rows.next[asked]);
+}
+
+// Outputs [begin, begin + 32) of a column, in float32.
+template <class V>
+struct ColumnPair {
+  typename V::F32 first;
+  typename V::F32 second;
+};
+
+template <class V, class Weight>
+inline ColumnPair<V> float_column(const ColumnMatrix& weight, std::size_t column,
+                                  std::size_t begin) {
+  const Weight* from = weight.values<Weight>() + column * weight.padded_out() + begin;
+  return {load_weights<V>(from), load_weights<V>(from + 16)};
+}
+
+// `scales` and `mins` are those of the outputs [begin, begin + 32) of the column's group.
+template <class V, bool kNibbles, bool kHasMin, class Scale>
+inline ColumnPair<V> quantized_column(const ColumnMatrix& weight, std::size_t column,
+                                      std::size_t begin, const Scale* scales, const Scale* mins) {
+  using F32 = typename V::F32;
+  using I32 = typename V::I32;
+  F32 q[2];
+  if constexpr (kNibbles) {
+    constexpr int kBias = kHasMin ? 0 : 8;
+    const I32 both = I32::widen_bytes(weight.values<std::uint8_t>() +
+                                      column * (weight.padded_out() / 2) + begin / 2);
+    q[0] = V::template low_nibble_less<kBias>(both);
+    q[1] = V::template low_nibble_less<kBias>(both.high_nibbles());
+  } else {
+    const std::int8_t* from = weight.values<std::int8_t>() + column * weight.padded_out() + begin;
+    q[0] = I32::widen_signed_bytes(from).to_float();
+    q[1] = I32::widen_signed_bytes(from + 16).to_float();
+  }
+  F32 w[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    const F32 scale = load_weights<V>(scales + 16 * i);
+    w[i] = kHasMin ? V::fma(q[i], scale, load_weights<V>(mins + 16 * i)) : q[i] * scale;
+  }
+  return {w[0], w[1]};
+}
+
+// Reads pairs of outputs of a weight's columns.
+template <class V, class Weight>
+struct FloatColumns {
+  const ColumnMatrix& weight;
+
+  ColumnPair<V> pair(std::size_t column, std::size_t begin) const {
+    return float_column<V, Weight>(weight, column, begin);
+  }
+};
+
+template <class V, bool kNibbles, bool kHasMin>
+struct QuantizedColumns {
+  const ColumnMatrix& weight;
+
+  ColumnPair<V> pair(std::size_t column, std::size_t begin) const {
+    const std::size_t at = column / kGroup * weight.padded_out() + begin;
+    return quantized_column<V, kNibbles, kHasMin>(
+        weight, column, begin, reinterpret_cast<const Float16*>(weight.scales()) + at,
+        kHasMin ? reinterpret_cast<const Float16*>(weight.mins()) + at : nullptr);
+  }
+};
+
+// The same of some groups and outputs, their scales made float32 once for all rows.
+template <class V, bool kNibbles, bool kHasMin>
+struct ScaledColumns {
+  const ColumnTask& task;
+
+  explicit ScaledColumns(const ColumnTask& of) : task(of) {
+    widen(task.weight->scales(), task.scratch);
+    if constexpr (kHasMin) widen(task.weight->mins(), task.scratch + num_scales());
+  }
+  std::size_t num_scales() const {
+    return (task.last + kGroup - 1 - task.first) / kGroup * (task.end - task.begin);
+  }
+  void widen(const std::uint16_t* from, float* to) const {
+    const std::size_t stride = task.weight->padded_out();
+    const std::size_t width = task.end - task.begin;
+    const std::size_t num_groups = num_scales() / width;
+    from += task.first / kGroup * stride + task.begin;
+    for (std::size_t g = 0; g < num_groups; ++g, from += stride) {
+      for (std::size_t i = 0; i < width; i += 16, to += 16) {
+        V::F32::load_float16(from + i).store(to);
+      }
+    }
+    if (task.last >= task.weight->num_columns()) return;
+    for (std::size_t g = 0; g < num_groups; ++g, from += stride) prefetch_bytes<V>(from, 2 * width);
+  }
+  ColumnPair<V> pair(std::size_t column, std::size_t begin) const {
+    const float* scales = task.scratch + (column - task.first) / kGroup * (task.end - task.begin) +
+                          begin - task.begin;
+    return quantized_column<V, kNibbles, kHasMin>(*task.weight, column, begin, scales,
+                                                  scales + num_scales());
+  }
+};
+
+// Calls f with what reads the weight's columns.
+template <class V, template <class, bool, bool> class Quantized, class From, class F>
+inline void with_columns(const ColumnMatrix& weight, const From& from, const F& f) {
+  switch (weight.format()) {
+    case Format::kFloat32:
+      return f(FloatColumns<V, float>{weight});
+    case Format::kFloat16:
+      return f(FloatColumns<V, Float16>{weight});
+    case Format::kBfloat16:
+      return f(FloatColumns<V, Bfloat16>{weight});
+    case Format::kQ4:
+      return weight.has_min() ? f(Quantized<V, true, true>{from})
+                              : f(Quantized<V, true, false>{from});
+    case Format::kQ6:  // columns have none
+      break;
+    case Format::kQ8:
+      return weight.has_min() ? f(Quantized<V, false, true>{from})
+                              : f(Quantized<V, false, false>{from});
+  }
+}
+
+// The cache lines of a column's outputs [begin, end).
+template <class V>
+inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std::size_t begin,
+                            std::size_t end) {
+  const std::size_t bytes = bytes_per_group(weight.format());
+  prefetch_bytes<V>(
+      weight.values<std::uint8_t>() + (column * weight.padded_out() + begin) / kGroup * bytes,
+      (end - begin) / kGroup * bytes);
+}
+
+// Columns lie anywhere in memory, so each asks for one that comes later, of this chunk or the next.
+constexpr std::size_t kColumnsAhead = 16;
+
+// The parts of a row's live columns in outputs [begin, begin + 32 * kPairs).
+template <class V, int kPairs, class Columns>
+inline void add_columns(const ColumnMatrix& weight, const Columns& columns, const LiveRow& live,
+                        std::size_t begin, float* out) {
+  using F32 = typename V::F32;
+  F32 sums[2 * kPairs];
+#pragma GCC unroll 16
+  for (int i = 0; i < 2 * kPairs; ++i) sums[i] = F32::load(out + 16 * i);
+  for (std::size_t n = 0; n < live.count; ++n) {
+    const F32 value = F32::all(live.values[n]);
+    if (n + kColumnsAhead < live.num_known) {
+      prefetch_column<V>(weight, live.indices[n + kColumnsAhead], begin, begin + 32 * kPairs);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kPairs; ++i) {
+      const ColumnPair<V> w =
+          columns.pair(live.indices[n], begin + 32 * static_cast<std::size_t>(i));
+      sums[2 * i] = V::fma(value, w.first, sums[2 * i]);
+      sums[2 * i + 1] = V::fma(value, w.second, sums[2 * i + 1]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 2 * kPairs; ++i) sums[i].store(out + 16 * i);
+}
+
+template <class V>
+void add_columns_kernel(const ColumnTask& given) {
+  const ColumnTask task = given;  // a copy, as the floats that are stored may alias the original
+  with_columns<V, ScaledColumns>(*task.weight, task, [&](const auto& columns) {
+    for (std::size_t row = 0; row < task.num_rows; ++row) {
+      const LiveRow& live = task.rows[row];
+      std::size_t i = task.begin;
+      for (; i + 128 <= task.end; i += 128) {
+        add_columns<V, 4>(*task.weight, columns, live, i, live.out + i - task.begin);
+      }
+      for (; i < task.end; i += 32) {
+        add_columns<V, 1>(*task.weight, columns, live, i, live.out + i - task.begin);
+      }
+    }
+  });
+}
+
+template <class V>
+void decode_columns_kernel(const ColumnMatrix& weight, std::size_t first, std::size_t last,
+                           std::size_t begin, std::size_t end, float* out) {
+  with_columns<V, QuantizedColumns>(weight, weight, [&](const auto& columns) {
+    for (std::size_t column = first; column < last; ++column) {
+      for (std::size_t i = begin; i < end; i += 32) {
+        const ColumnPair<V> pair = columns.pair(column, i);
+        pair.first.store(out);
+        pair.second.store(out + 16);
+        out += 32;
+      }
+    }
+  });
+}
+
+template <class V, int kLanes>
+inline void add_decoded(const DecodedColumns& columns, const LiveRow& live, float* out) {
+  using F32 = typename V::F32;
+  F32 sums[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) sums[i] = F32::load(out + 16 * i);
+  for (std::size_t n = 0; n < live.count; ++n) {
+    const float* column = columns.values + (live.indices[n] - columns.first) * columns.width;
+    const F32 value = F32::all(live.values[n]);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) sums[i] = V::fma(value, F32::load(column + 16 * i), sums[i]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) sums[i].store(out + 16 * i);
+}
+
+template <class V>
+void add_decoded_kernel(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows) {
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const LiveRow& live = rows[row];
+    if (columns.width == 64) {
+      add_decoded<V, 4>(columns, live, live.out);
+      continue;
+    }
+    for (std::size_t i = 0; i < columns.width; i += 32) {
+      const DecodedColumns part{columns.values + i, columns.first, columns.width};
+      add_decoded<V, 2>(part, live, live.out + i);
+    }
+  }
+}
+
+}  // namespace
+
+}  // namespace nestling

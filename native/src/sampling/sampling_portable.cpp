@@ -1,0 +1,10 @@
+// The sampler's kernels for any processor.
+
+#include "sampling/sampling_loops.h"
+
+namespace nestling {
+
+constinit const KernelTable kPortableKernels{block_maxima, weights_of, buckets_of,
+                                             sum_kept,     split,      ids_between};
+
+}  // namespace nestling
