@@ -401,3 +401,17 @@ def test_a_model_without_files_of_its_own_is_packed_in_memory(model: Path, folde
     weights = load_weights(plan, model, model_files(model), None)
     assert set(weights) == set(plan.assemble(dict(plan.pack())))
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_packing_reports_bytes_up_to_the_total(model: Path, folder: Path, is_kept: bool) -> None:
+    told: list[tuple[int, int]] = []
+    plan, where = plan_of(model), folder if is_kept else None
+    load_weights(plan, model, model_files(model), where, lambda *bytes_: told.append(bytes_))
+    assert told == sorted(told)
+    assert {total for _, total in told} == {plan.packed_bytes()}
+    assert told[-1] == (plan.packed_bytes(), plan.packed_bytes())
+    assert len(told) > (1 if is_kept else len(plan.matrices()))
+    told.clear()
+    load_weights(plan, model, model_files(model), where, lambda *bytes_: told.append(bytes_))
+    assert (told == []) == is_kept, "a mapped file needs no packing"

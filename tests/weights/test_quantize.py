@@ -194,3 +194,18 @@ def test_the_command(tmp_path: Path) -> None:
     assert _run(tmp_path / "absent", tmp_path / "n.gguf").returncode == 2
     assert _run(folder, tmp_path / "n.gguf", "--type", "q5_0").returncode == 2
     assert not (tmp_path / "n.gguf").exists()
+
+
+def test_progress_is_told_in_bytes(tmp_path: Path, pool: ThreadPool) -> None:
+    told: list[tuple[int, int]] = []
+    report = quantize_checkpoint(
+        _checkpoint(TINY, random_weights(TINY, 3)),
+        tmp_path / "m.gguf",
+        "Q4_0",
+        pool,
+        lambda *bytes_: told.append(bytes_),
+    )
+    assert told == sorted(told)
+    assert len(told) > sum(report.num_tensors.values()) - 1
+    assert told[-1][0] == told[-1][1] == told[0][1]
+    assert told[0][1] < report.num_bytes, "the header is no part of it"

@@ -57,6 +57,7 @@ def quantize(
     typer.echo(f"{report.path}: {report.num_bytes / 2**20:,.1f} MiB; tensors: {counts}")
 
 
-def _show_progress(name: str, index: int, count: int) -> None:
+def _show_progress(num_done: int, num_total: int) -> None:
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{index + 1}/{count} {name}", end="", file=sys.stderr, flush=True)
+        text = f"{num_done / 2**20:,.0f} of {num_total / 2**20:,.0f} MiB"
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
 from nestling.weights.dequantize import block_layout
+from nestling.weights.progress import Progress, no_progress
 
 _ALIGNMENT = 32
 _TENSOR_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8}
@@ -44,9 +45,17 @@ class OutputTensor:
 
 
 def write_gguf(
-    path: Path, metadata: Mapping[str, MetadataValue], tensors: Sequence[OutputTensor]
+    path: Path,
+    metadata: Mapping[str, MetadataValue],
+    tensors: Sequence[OutputTensor],
+    progress: Progress = no_progress,
 ) -> int:
-    """Writes the file and returns its size in bytes; raises ModelFileError if it cannot."""
+    """Write the file and return its size in bytes; raises ModelFileError if it cannot.
+
+    Calls `progress` after each chunk of a tensor.
+    """
+    num_total = sum(tensor.num_bytes for tensor in tensors)
+    num_done = 0
     try:
         with _replacing(path) as file:
             file.write(_header(metadata, tensors))
@@ -55,6 +64,8 @@ def write_gguf(
                 begin = file.tell()
                 for chunk in tensor.chunks():
                     file.write(chunk.data)
+                    num_done += chunk.nbytes
+                    progress(num_done, num_total)
                 assert file.tell() - begin == tensor.num_bytes, tensor.name
             _pad(file)
             return file.tell()

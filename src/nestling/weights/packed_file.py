@@ -12,7 +12,7 @@ complete before it gets its name.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, get_args
@@ -71,10 +71,16 @@ _headers = msgspec.json.Decoder(_Header)
 
 
 def write_packed(
-    descriptor: int, identity: Identity, matrices: Iterable[tuple[str, Packed]]
+    descriptor: int,
+    identity: Identity,
+    matrices: Iterable[tuple[str, Packed]],
+    on_written: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Fill the empty file and have the disk keep it; raises OSError. One matrix at a time."""
-    writer = _PlaneWriter(descriptor)
+    """Fill the empty file and have the disk keep it; raises OSError. One matrix at a time.
+
+    Calls `on_written` with the bytes of the file so far after every 8 MiB.
+    """
+    writer = _PlaneWriter(descriptor, on_written)
     tensors: dict[str, _Tensor] = {}
     for name, packed in matrices:
         values, scales, mins = packed.planes()
@@ -172,8 +178,9 @@ def _digest(header: bytes) -> bytes:
 class _PlaneWriter:
     """Gathers planes into large writes, each at a multiple of 2 MiB."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, on_written: Callable[[int], None]) -> None:
         self._descriptor = descriptor
+        self._on_written = on_written
         self._buffer = np.zeros(_WRITE_BYTES, np.uint8)
         self._num_buffered = 0
         self._begin = HUGE_PAGE
@@ -207,6 +214,7 @@ class _PlaneWriter:
         _write_all(self._descriptor, self._buffer[: self._num_buffered].data, self._begin)
         self._begin += self._num_buffered
         self._num_buffered = 0
+        self._on_written(self._begin)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

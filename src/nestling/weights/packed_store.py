@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -27,6 +27,7 @@ from nestling.weights.packed_file import (
     write_packed,
 )
 from nestling.weights.packing import Packed, PackPlan
+from nestling.weights.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +42,34 @@ _PROGRESS_S = 2.0
 
 
 def load_weights(
-    plan: PackPlan, model: Path, sources: tuple[SourceFile, ...], folder: Path | None
+    plan: PackPlan,
+    model: Path,
+    sources: tuple[SourceFile, ...],
+    folder: Path | None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """The weights of `native.gemma3n.Gemma3n`: mapped from `folder`, else packed in memory.
+    """Return the weights of `native.gemma3n.Gemma3n`, mapped from `folder` or packed in memory.
 
     `sources` are `model_files(model)` from before the model was opened; without them nothing is
-    kept.
+    kept. `progress` hears of packing only: mapping a file takes no time.
     """
     if folder is not None and sources and plan.packed_bytes() >= LEAST_BYTES:
-        matrices = _Store(plan, model, sources, folder).matrices()
+        matrices = _Store(plan, model, sources, folder, progress).matrices()
         if matrices is not None:
             return plan.assemble(matrices)
-    return plan.assemble(dict(plan.pack()))
+    return plan.assemble(_pack_in_memory(plan, progress))
+
+
+def _pack_in_memory(plan: PackPlan, progress: Progress) -> dict[str, Packed]:
+    num_total = plan.packed_bytes()
+    matrices: dict[str, Packed] = {}
+    num_done = 0
+    for name, packed in plan.pack():
+        matrices[name] = packed
+        num_done += packed.nbytes
+        progress(min(num_done, num_total), num_total)
+    progress(num_total, num_total)
+    return matrices
 
 
 def show_notices() -> None:
@@ -76,6 +93,7 @@ class _Store:
     model: Path
     sources: tuple[SourceFile, ...]
     folder: Path
+    progress: Progress
 
     @property
     def identity(self) -> Identity:
@@ -135,9 +153,10 @@ class _Store:
         temporary = self.path.with_suffix(_TEMPORARY)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            write_packed(descriptor, self.identity, self._with_progress(num_bytes))
+            write_packed(descriptor, self.identity, self.plan.pack(), self._reporter(num_bytes))
             self._check_unchanged()
             temporary.replace(self.path)
+            self.progress(num_bytes, num_bytes)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -148,14 +167,19 @@ class _Store:
         if model_files(self.model) != self.sources:
             raise _CannotKeepError("the model file changed while it was packed")
 
-    def _with_progress(self, num_bytes: int) -> Iterator[tuple[str, Packed]]:
-        done, told_s = 0, time.monotonic()
-        for name, packed in self.plan.pack():
-            yield name, packed
-            done += packed.nbytes
+    def _reporter(self, num_total: int) -> Callable[[int], None]:
+        """Return what tells `progress`, and now and then the log, how many bytes are written."""
+        told_s = time.monotonic()
+
+        def report(num_written: int) -> None:
+            nonlocal told_s
+            num_done = min(num_written, num_total)
+            self.progress(num_done, num_total)
             if time.monotonic() - told_s > _PROGRESS_S:
                 told_s = time.monotonic()
-                logger.info("packed %.1f of %.1f GB", done / 1e9, num_bytes / 1e9)
+                logger.info("packed %.1f of %.1f GB", num_done / 1e9, num_total / 1e9)
+
+        return report
 
     def _remove_orphans(self) -> None:
         """Files whose model is gone."""

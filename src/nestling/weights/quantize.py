@@ -25,6 +25,7 @@ from nestling.weights.gguf_metadata import gguf_metadata
 from nestling.weights.gguf_names import gguf_name, stacks
 from nestling.weights.gguf_writer import OutputTensor, write_gguf
 from nestling.weights.mapped_file import read_small_file
+from nestling.weights.progress import Progress, no_progress
 from nestling.weights.strict_json import read_object
 
 TYPES = ("Q4_0", "Q8_0")
@@ -52,32 +53,21 @@ def quantize_checkpoint(
     out: Path,
     dtype: str,
     pool: ThreadPool,
-    on_tensor: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = no_progress,
 ) -> QuantizeReport:
-    """Writes `checkpoint` to `out`, its large matrices as `dtype` of `TYPES`.
+    """Write `checkpoint` to `out`, its large matrices as `dtype` of `TYPES`.
 
-    Calls `on_tensor(name, index, count)` before each tensor. `out` appears whole or not at all.
-    Raises ModelFileError for weights that are not finite or too large for their type, for what GGUF
-    cannot say, and if `out` cannot be written.
+    Calls `progress` after each few MiB. `out` appears whole or not at all. Raises ModelFileError
+    for weights that are not finite or too large for their type, for what GGUF cannot say, and if
+    `out` cannot be written.
     """
     assert dtype in TYPES, dtype
     metadata = gguf_metadata(checkpoint.config, checkpoint.vocabulary, dtype, checkpoint.path)
     if template := _chat_template(checkpoint.path):
         metadata["tokenizer.chat_template"] = template
-    plan = _Plan(checkpoint, dtype, pool)
-    planned = plan.tensors()
-
-    def announced(index: int) -> OutputTensor:
-        tensor = planned[index]
-
-        def chunks() -> Iterator[NDArray[np.uint8]]:
-            on_tensor(tensor.name, index, len(planned))
-            yield from tensor.chunks()
-
-        return OutputTensor(tensor.name, tensor.dtype, tensor.shape, chunks)
-
-    num_bytes = write_gguf(out, metadata, [announced(i) for i in range(len(planned))])
-    return QuantizeReport(out, num_bytes, dict(Counter(tensor.dtype for tensor in planned)))
+    tensors = _Plan(checkpoint, dtype, pool).tensors()
+    num_bytes = write_gguf(out, metadata, tensors, progress)
+    return QuantizeReport(out, num_bytes, dict(Counter(tensor.dtype for tensor in tensors)))
 
 
 def _chat_template(source: Path) -> str | None:
