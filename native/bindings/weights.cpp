@@ -97,6 +97,15 @@ nb::ndarray<nb::numpy, std::uint8_t> encode_rows(const AnyArray& values, const s
   return std::move(out).release();
 }
 
+// ((name, ggml_type, block_elements, block_bytes), ...)
+nb::tuple all_stored_types() {
+  nb::list types;
+  for (const StoredTypeInfo& type : stored_types()) {
+    types.append(nb::make_tuple(type.name, type.ggml_type, type.block_elements, type.block_bytes));
+  }
+  return nb::tuple(types);
+}
+
 constexpr const char* kFormatNames[] = {"float32", "float16", "bfloat16", "q4", "q6", "q8"};
 
 Format format_of(const char* argument, const std::string& name) {
@@ -194,6 +203,7 @@ void bind_packed(nb::module_& module, const char* name) {
 }  // namespace
 
 void bind_weights(nb::module_& module) {
+  module.def("stored_types", &all_stored_types);
   module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a);
   module.def("encode_rows", &encode_rows, "values"_a, "dtype"_a, "pool"_a);
   nb::class_<MappedFile>(module, "MappedFile")

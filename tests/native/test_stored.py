@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nestling.native.threads import ThreadPool
-from nestling.native.weights import decode_rows, encode_rows
+from nestling.native.weights import decode_rows, encode_rows, stored_types
 from tests.native.stored_blocks import TYPES, block_layout, library_values, random_bytes
 
 EXTREME = np.array(
@@ -95,3 +95,11 @@ def test_bad_arguments_of_encode_rows_are_named() -> None:
         encode_rows(np.zeros((1, 16), np.float32), "Q4_0", pool)
     with pytest.raises(ValueError, match="dtype: expected F32, F16, Q8_0 or Q4_0"):
         encode_rows(np.zeros((1, 256), np.float32), "Q4_K", pool)
+
+
+def test_names_codes_and_blocks_are_those_of_the_library() -> None:
+    types = stored_types()
+    assert {stored.name for stored in types} == set(TYPES)
+    for stored in types:
+        assert stored.ggml_type == gguf.GGMLQuantizationType[stored.name]
+        assert (stored.block_elements, stored.block_bytes) == block_layout(stored.name)

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace nestling {
 
@@ -31,6 +32,16 @@ StoredType stored_type_of(const std::string& name);
 
 std::size_t block_elements(StoredType type);  // 1, 32 or 256
 std::size_t block_bytes(StoredType type);
+
+struct StoredTypeInfo {
+  const char* name;
+  int ggml_type;  // its code in GGUF files: ggml.h, enum ggml_type
+  std::size_t block_elements;
+  std::size_t block_bytes;
+};
+
+// All of them, in the order of the enumeration.
+std::vector<StoredTypeInfo> stored_types();
 
 // A matrix [num_rows, row_size] in whole blocks, row after row; the memory belongs to a mapped
 // file. No alignment is assumed.

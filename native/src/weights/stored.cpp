@@ -14,9 +14,7 @@ namespace {
 using Decode = void (*)(const std::uint8_t* blocks, std::size_t num_blocks, float* out);
 
 struct Layout {
-  const char* name;
-  std::size_t elements;
-  std::size_t bytes;
+  StoredTypeInfo info;
   Decode decode;
 };
 
@@ -80,27 +78,27 @@ void decode_factored(const std::uint8_t* blocks, std::size_t num_blocks, float* 
 }
 
 template <class Block>
-constexpr Layout groups(const char* name) {
-  return {name, Block::kElements, Block::kBytes, decode_groups<Block>};
+constexpr Layout groups(const char* name, int ggml_type) {
+  return {{name, ggml_type, Block::kElements, Block::kBytes}, decode_groups<Block>};
 }
 
 // In the order of StoredType.
 constexpr std::array<Layout, 15> kLayouts{{
-    {"F32", 1, 4, decode_f32},
-    {"F16", 1, 2, decode_f16},
-    {"BF16", 1, 2, decode_bf16},
-    groups<Q8_0Block>("Q8_0"),
-    groups<Q4_0Block>("Q4_0"),
-    groups<Q4_1Block>("Q4_1"),
-    groups<Q5_0Block>("Q5_0"),
-    groups<Q5_1Block>("Q5_1"),
-    {"Q2_K", 256, 84, decode_q2_k},
-    {"Q3_K", 256, Q3KBlock::kBytes, decode_factored<Q3KBlock>},
-    groups<Q4KBlock>("Q4_K"),
-    groups<Q5KBlock>("Q5_K"),
-    {"Q6_K", 256, Q6KBlock::kBytes, decode_factored<Q6KBlock>},
-    groups<Iq4NlBlock>("IQ4_NL"),
-    groups<Iq4XsBlock>("IQ4_XS"),
+    {{"F32", 0, 1, 4}, decode_f32},
+    {{"F16", 1, 1, 2}, decode_f16},
+    {{"BF16", 30, 1, 2}, decode_bf16},
+    groups<Q8_0Block>("Q8_0", 8),
+    groups<Q4_0Block>("Q4_0", 2),
+    groups<Q4_1Block>("Q4_1", 3),
+    groups<Q5_0Block>("Q5_0", 6),
+    groups<Q5_1Block>("Q5_1", 7),
+    {{"Q2_K", 10, 256, 84}, decode_q2_k},
+    {{"Q3_K", 11, 256, Q3KBlock::kBytes}, decode_factored<Q3KBlock>},
+    groups<Q4KBlock>("Q4_K", 12),
+    groups<Q5KBlock>("Q5_K", 13),
+    {{"Q6_K", 14, 256, Q6KBlock::kBytes}, decode_factored<Q6KBlock>},
+    groups<Iq4NlBlock>("IQ4_NL", 20),
+    groups<Iq4XsBlock>("IQ4_XS", 23),
 }};
 
 const Layout& layout_of(StoredType type) { return kLayouts[static_cast<std::size_t>(type)]; }
@@ -110,21 +108,29 @@ const Layout& layout_of(StoredType type) { return kLayouts[static_cast<std::size
 StoredType stored_type_of(const std::string& name) {
   std::string known;
   for (std::size_t i = 0; i < kLayouts.size(); ++i) {
-    if (name == kLayouts[i].name) return static_cast<StoredType>(i);
-    known += (i > 0 ? ", " : "") + std::string(kLayouts[i].name);
+    if (name == kLayouts[i].info.name) return static_cast<StoredType>(i);
+    known += (i > 0 ? ", " : "") + std::string(kLayouts[i].info.name);
   }
   throw std::invalid_argument("dtype: expected one of " + known + ", got \"" + name + "\"");
 }
 
-std::size_t block_elements(StoredType type) { return layout_of(type).elements; }
+std::size_t block_elements(StoredType type) { return layout_of(type).info.block_elements; }
 
-std::size_t block_bytes(StoredType type) { return layout_of(type).bytes; }
+std::size_t block_bytes(StoredType type) { return layout_of(type).info.block_bytes; }
+
+std::vector<StoredTypeInfo> stored_types() {
+  std::vector<StoredTypeInfo> types;
+  for (const Layout& layout : kLayouts) types.push_back(layout.info);
+  return types;
+}
 
 void decode_elements(const StoredMatrix& stored, std::size_t row, std::size_t begin,
                      std::size_t count, float* out) {
   const Layout& layout = layout_of(stored.type);
-  const std::byte* blocks = stored.row(row) + begin / layout.elements * layout.bytes;
-  layout.decode(reinterpret_cast<const std::uint8_t*>(blocks), count / layout.elements, out);
+  const std::byte* blocks =
+      stored.row(row) + begin / layout.info.block_elements * layout.info.block_bytes;
+  layout.decode(reinterpret_cast<const std::uint8_t*>(blocks), count / layout.info.block_elements,
+                out);
 }
 
 void decode_row(const StoredMatrix& stored, std::size_t index, float* out) {

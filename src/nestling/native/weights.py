@@ -14,6 +14,8 @@ packed_format, num_rows, row_size, values, scales, mins)` is the same matrix aga
 it. `LAYOUT_VERSION` grows when packing gives other bytes than before.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,9 +29,27 @@ __all__ = [
     "MappedFile",
     "Matrix",
     "RowMatrix",
+    "StoredType",
     "decode_rows",
     "encode_rows",
+    "stored_types",
 ]
+
+
+class StoredType(NamedTuple):
+    """An element type of model files that the core reads."""
+
+    name: str
+    """GGML's name, such as "Q4_0" or "BF16"."""
+    ggml_type: int
+    """GGML's code, as GGUF files have it."""
+    block_elements: int
+    block_bytes: int
+
+
+def stored_types() -> tuple[StoredType, ...]:
+    """Return every type that `decode_rows` and `pack` read."""
+    return tuple(StoredType(*row) for row in _core.stored_types())
 
 
 def decode_rows(
