@@ -18,9 +18,11 @@ from nestling.errors import (
     SettingsError,
 )
 from nestling.weights.checkpoint import load_checkpoint
+from nestling.weights.packing import WeightDtype
 from tests.weights.tiny_files import random_weights, write_folder
 
 ASK = [{"role": "user", "content": "Count from 3 to 7."}]
+DTYPES: tuple[WeightDtype, ...] = ("auto", "float32", "bfloat16")
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 
 
@@ -143,8 +145,8 @@ def test_dtypes_act(tmp_path: Path) -> None:
     """float32 is exact, "auto" equals it where bfloat16 would lose, bfloat16 differs a little."""
     write_folder(tmp_path, random_weights())
     found = {}
-    for dtype in ("auto", "float32", "bfloat16"):
-        with LLM(tmp_path, dtype=dtype, threads=1) as model:  # type: ignore[arg-type]
+    for dtype in DTYPES:
+        with LLM(tmp_path, dtype=dtype, threads=1) as model:
             found[dtype] = model.logits(list(range(3, 40)))
     assert np.array_equal(found["auto"], found["float32"])
     assert not np.array_equal(found["bfloat16"], found["float32"])

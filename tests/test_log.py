@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Literal
 
 import pytest
 import structlog
@@ -24,7 +25,9 @@ def _restore() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("output", ["json", "console"])
-def test_keys_are_masked(capsys: pytest.CaptureFixture[str], output: str) -> None:
+def test_keys_are_masked(
+    capsys: pytest.CaptureFixture[str], output: Literal["json", "console"]
+) -> None:
     configure_logging("info", output)
     log = get_logger("test")
     log.info("came", text=f"Bearer {SECRET}", deep={"a": [SECRET]}, authorization="Bearer z9")

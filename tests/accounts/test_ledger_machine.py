@@ -271,7 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         for key in self.keys:
             if key.limit is None:
-                assert key.key_id not in held
+                assert key.key_id not in {key_id for key_id, _ in held}
                 continue
             windows = {key.limit.window_start(at) for _, at in (*held, *spent)}
             for start in windows:

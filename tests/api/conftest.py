@@ -84,8 +84,8 @@ class FakePrepared:
     def __init__(self, chat: FakeChat, request: ChatRequest | CompletionRequest) -> None:
         self._chat = chat
         self._request = request
-        is_text = isinstance(request, CompletionRequest)
-        self.num_choices = request.n * (len(request.prompts) if is_text else 1)
+        num_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
+        self.num_choices = request.n * num_prompts
         self.max_completion_tokens = (request.max_tokens or 512) * self.num_choices
         self.usage = ChatUsage(prompt_tokens=7, completion_tokens=0, cached_tokens=2)
 
@@ -194,8 +194,9 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[str]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(app, settings, ready.set_result))
     try:
-        done, _ = await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if task in done:
+        waited: set[asyncio.Future[Any]] = {task, ready}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
             await task
         yield await ready
     finally:

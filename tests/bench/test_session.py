@@ -80,9 +80,12 @@ def test_prompts_differ_but_for_the_prefix(
     session = EngineSession(config)
     seen: list[list[int]] = []
     submit = session._submit
-    monkeypatch.setattr(
-        session, "_submit", lambda prompt, most: (seen.append(prompt), submit(prompt, most))[1]
-    )
+
+    def remembered(prompt: list[int], max_tokens: int) -> str:
+        seen.append(prompt)
+        return submit(prompt, max_tokens)
+
+    monkeypatch.setattr(session, "_submit", remembered)
     hit = session.prefix_hit_first_token(64)
     assert (hit.times.num_cached_tokens, hit.times.num_tokens) == (64, 2)
     first, second = seen

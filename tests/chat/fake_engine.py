@@ -59,7 +59,7 @@ class FakeEngine:
         """Nothing to stop: closing the generator does."""
 
     async def health(self) -> Stats:
-        return Stats(*([0] * 14))
+        return Stats(0, *range(1, 14))
 
     async def stop(self) -> None:
         """Nothing to end."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from nestling.chat import files
 from nestling.chat.files import FileLimits, FileReader, shown_file
 from nestling.chat.template import AttachedFile, ChatMessage
 from nestling.errors import InvalidRequestError
@@ -70,7 +69,7 @@ async def hang(monkeypatch: pytest.MonkeyPatch) -> None:
         command = (sys.executable, "-c", "import time; time.sleep(60)")
         return await start(*command, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(files.asyncio, "create_subprocess_exec", start_slow)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_slow)
 
 
 async def test_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +99,7 @@ async def test_a_request_that_is_cancelled_ends_its_reader(monkeypatch: pytest.M
 async def test_a_reader_that_dies_is_a_file_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(files.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InvalidRequestError, match="could not be read"):
         await read(pdf("x"))
 

@@ -3,7 +3,10 @@
 import os
 import sys
 
-from fake_model import FakeRunner, load_fake_runner
+from fake_model import (  # type: ignore[import-not-found] # beside this script, on its path
+    FakeRunner,
+    load_fake_runner,
+)
 
 from nestling.engine import process
 from nestling.engine.config import EngineConfig

@@ -1,5 +1,7 @@
 """The loop over the fake model: every way in, every way out, and who is told."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -61,7 +63,7 @@ def test_the_answer_ends_at_the_edge_of_the_cache() -> None:
     ],
 )
 def test_refusals_are_told_once(
-    prompt: list[int], params: dict[str, object], code: str, param: str
+    prompt: list[int], params: dict[str, Any], code: str, param: str
 ) -> None:
     loop = SteppedLoop()
     loop.submit("bad", prompt, **params)

@@ -1,5 +1,7 @@
 """Prefix hits and step times through the whole loop: the same tokens, told as cached, in time."""
 
+from typing import Any
+
 import pytest
 
 from nestling.engine.messages import Abort, SamplingParams, TokenOutput
@@ -50,7 +52,7 @@ def test_the_next_turn_finds_the_answer_too() -> None:
 @pytest.mark.parametrize(
     "changes", [{"salt": "other"}, {"salt": ""}, {"prefix_caching": False}], ids=str
 )
-def test_another_account_or_the_switch_gives_no_hit(changes: dict[str, object]) -> None:
+def test_another_account_or_the_switch_gives_no_hit(changes: dict[str, Any]) -> None:
     salt = changes.pop("salt", "mine")
     loop = SteppedLoop(max_num_batched_tokens=64, **changes)
     for name, cache_salt in (("a", "mine"), ("b", salt)):

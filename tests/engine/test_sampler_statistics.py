@@ -5,6 +5,7 @@ chi-square at p = 1e-4 with fixed seeds, bins under 5 expected draws merged.
 """
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ LIKELY = [int(token_id) for token_id in np.argsort(-LOGITS)]
 PROMPT = [*LIKELY[1:3], *LIKELY[40:80], LIKELY[2], LIKELY[-1]]
 GENERATED = [LIKELY[0], LIKELY[3], LIKELY[3], LIKELY[3]]
 """Tokens that a request with penalties has drawn before the draw that counts."""
-COMBINED = {"temperature": 1.4, "top_k": 60, "top_p": 0.9, "top_a": 0.2, "min_p": 0.02}
+COMBINED: dict[str, Any] = {
+    "temperature": 1.4,
+    "top_k": 60,
+    "top_p": 0.9,
+    "top_a": 0.2,
+    "min_p": 0.02,
+}
 CASES = {
     "plain": SamplingParams(),
     "cold": SamplingParams(temperature=0.6),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nestling.engine.kv_cache_manager import KVCacheManager
+from nestling.engine.kv_cache_manager import CachedPrefix, KVCacheManager
 from nestling.engine.messages import SamplingParams
 from nestling.engine.request import Request
 from nestling.engine.scheduler import Scheduler, SchedulerOutput
@@ -107,9 +107,14 @@ def test_who_waits_for_blocks_looks_again_only_when_there_are_more(
     world = World(blocks=4, tokens=64)
     world.add("a", 8, max_tokens=5)
     large = world.add("large", 12, max_tokens=2)
-    looked = []
+    looked: list[Request] = []
     find = world.kv.find_prefix
-    monkeypatch.setattr(world.kv, "find_prefix", lambda r: looked.append(r) or find(r))
+
+    def remembered(request: Request) -> CachedPrefix:
+        looked.append(request)
+        return find(request)
+
+    monkeypatch.setattr(world.kv, "find_prefix", remembered)
     for _ in range(5):
         world.step()
     assert looked.count(large) == 1

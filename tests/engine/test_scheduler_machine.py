@@ -151,7 +151,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def blocks_are_shared_under_one_salt_alone(self) -> None:
         for number in (0, 1):
-            held = {"a": set(), "b": set()}
+            held: dict[str, set[int]] = {"a": set(), "b": set()}
             for name, request in self.live.items():
                 held[request.cache_salt].update(self.kv.block_tables(name)[number])
             assert not held["a"] & held["b"]

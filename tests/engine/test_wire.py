@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nestling.engine import wire
 from nestling.engine.config import EngineConfig
@@ -34,7 +35,7 @@ EVENTS: list[EngineEvent] = [
     LoadFailed("bad_model_file", "x", "/x", "norm.weight"),
     TokenOutput("a", [1], "stop", [TokenLogprobs(1, -0.5, ((1, -0.5), (2, -1.5)))]),
     RequestFailed("a", "overloaded", "full", None, 2),
-    Stats(*range(1, 15), {"model": 0.25}),
+    replace(Stats(1, *range(2, 15)), part_seconds={"model": 0.25}),
 ]
 
 

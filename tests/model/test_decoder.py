@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from nestling.model.config import FULL, SLIDING
-from nestling.model.decoder import Decoder
 from nestling.model.kv_cache import KVCache, owning_layer_types
-from tests.model.session import Array, Session, make_decoder, one_shot
+from tests.model.session import Array, NumpyDecoder, Session, make_decoder, one_shot
 from tests.model.tiny import TINY, DictTensors, random_weights, token_ids
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Decoder:
+def decoder() -> NumpyDecoder:
     """The tiny model."""
-    decoder: Decoder = make_decoder(TINY)
+    decoder: NumpyDecoder = make_decoder(TINY)
     return decoder
 
 
@@ -28,7 +27,9 @@ def assert_near(ours: Array, theirs: Array) -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [0], [39], [0, 7, 39], list(range(40))])
-def test_rows_without_logits_change_nothing_but_the_work(decoder: Decoder, rows: list[int]) -> None:
+def test_rows_without_logits_change_nothing_but_the_work(
+    decoder: NumpyDecoder, rows: list[int]
+) -> None:
     ids = token_ids(TINY, 40, 1)
     full = Session(decoder, [ids])
     full.step([40])
@@ -43,7 +44,7 @@ def test_rows_without_logits_change_nothing_but_the_work(decoder: Decoder, rows:
         assert_near(ours, theirs)
 
 
-def test_rows_without_logits_stop_at_the_last_layer_that_owns_keys(decoder: Decoder) -> None:
+def test_rows_without_logits_stop_at_the_last_layer_that_owns_keys(decoder: NumpyDecoder) -> None:
     seen: list[tuple[int, int]] = []
     session = Session(decoder, [token_ids(TINY, 8, 1)])
     batch = replace(session.batch([8]), logit_rows=np.array([7], np.int32))
@@ -52,7 +53,7 @@ def test_rows_without_logits_stop_at_the_last_layer_that_owns_keys(decoder: Deco
     assert seen == [(i, 8 if i < last_owner else 1) for i in range(TINY.num_hidden_layers)]
 
 
-def test_only_the_named_slots_are_written(decoder: Decoder) -> None:
+def test_only_the_named_slots_are_written(decoder: NumpyDecoder) -> None:
     ids = token_ids(TINY, 6, 1)
     cache = KVCache.allocate(TINY, 20, 30)
     for array in (*cache.keys, *cache.values):
@@ -94,7 +95,7 @@ def test_a_sliding_layer_sees_the_window_and_not_one_more(num_tokens: int) -> No
         assert is_same == (position < first_seen)
 
 
-def test_a_full_layer_sees_everything_before_it_and_nothing_after(decoder: Decoder) -> None:
+def test_a_full_layer_sees_everything_before_it_and_nothing_after(decoder: NumpyDecoder) -> None:
     ids = token_ids(TINY, 40, 1)
     logits = one_shot(decoder, ids)
     changed = [*ids]
@@ -138,7 +139,7 @@ def test_shared_layers_read_the_last_owner_of_their_type() -> None:
         assert np.abs(decoder.forward(other.batch([1]), other.cache) - reference).max() > 1e-2
 
 
-def test_positions_are_arguments(decoder: Decoder) -> None:
+def test_positions_are_arguments(decoder: NumpyDecoder) -> None:
     """RoPE is relative: all positions moved by the same amount give nearly the same logits."""
     ids = token_ids(TINY, 12, 1)
     session = Session(decoder, [ids])

@@ -16,7 +16,7 @@ from nestling.native.gemma3n import FINE_LAYERS, Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
-from tests.model.session import Array, NumpyDecoder, Session, make_decoder, one_shot
+from tests.model.session import Array, NumpyDecoder, OnLayer, Session, make_decoder, one_shot
 from tests.model.strategies import configs, schedules
 from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights, token_ids
 from tests.native.stored_models import MIXED, SIX_BITS, UnpackedTensors, stored_model
@@ -100,6 +100,11 @@ def test_the_tiny_models_in_float32(variant: str, config: Gemma3nTextConfig) -> 
     np.testing.assert_allclose(ours, oracle, atol=TINY_TOLERANCE, rtol=0)
 
 
+def keep_in(seen: list[Array]) -> OnLayer:
+    """Return a function that adds a copy of each layer's output to the list."""
+    return lambda _, output: seen.append(output.copy())
+
+
 def test_streams_after_each_layer_of_a_wide_model() -> None:
     source = DictTensors(random_weights(TINY_LLAMA_CPP, 4))
     ids = token_ids(TINY_LLAMA_CPP, 5, 4)
@@ -108,9 +113,8 @@ def test_streams_after_each_layer_of_a_wide_model() -> None:
         NativeDecoder(TINY_LLAMA_CPP, source, Native()),
         make_decoder(TINY_LLAMA_CPP, source=source),
     ):
-        streams: list[Array] = []
-        one_shot(decoder, ids, lambda _i, s, streams=streams: streams.append(s.copy()))
-        seen.append(streams)
+        seen.append([])
+        one_shot(decoder, ids, keep_in(seen[-1]))
     assert [s.shape for s in seen[0]] == [(5, 4, 256)] * 25
     for ours, theirs in zip(*seen, strict=True):
         assert relative(ours, theirs) < 1e-4
@@ -263,12 +267,12 @@ def test_switches_change_nothing_but_the_work(dtype: Any) -> None:
         decoder = NativeDecoder(TINY, source, how)
         session = Session(decoder, [ids])
         batch = replace(session.batch([60]), logit_rows=np.array([0, 58], np.int32))
-        seen: list[int] = []
-        last.append(
-            decoder.forward(batch, session.cache, lambda _i, s, seen=seen: seen.append(len(s)))
-        )
+        seen: list[Array] = []
+        last.append(decoder.forward(batch, session.cache, keep_in(seen)))
         owners = TINY.first_kv_shared_layer - 1
-        assert seen == [60] * owners + [2 if how.prefill_skip else 60] * (10 - owners)
+        assert [len(s) for s in seen] == [60] * owners + [2 if how.prefill_skip else 60] * (
+            10 - owners
+        )
     np.testing.assert_array_equal(last[0], last[1])
     np.testing.assert_array_equal(last[0], last[2])
     whole = one_shot(NativeDecoder(TINY, source, base), ids)
@@ -535,7 +539,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
     weights = pack_weights(TINY, SOURCES["float"], ThreadPool(1), "float32")
     layers = core_layers(TINY)
     build(weights)
-    for changes, message in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"config": {"hidden_size": 96}}, "embed_tokens|expected"),
         ({"config": {"altup_num_inputs": 0}}, "altup_num_inputs"),
         ({"config": {"altup_num_inputs": 17}}, "altup_num_inputs: expected 1 to 16, got 17"),
@@ -552,7 +556,8 @@ def test_models_that_do_not_fit_are_refused() -> None:
         ({"layers": [layers[0] | {"kv_source_layer": 1}, *layers[1:]]}, "kv_source_layer"),
         ({"layers": [layers[0] | {"intermediate_size": 64}, *layers[1:]]}, "gate_proj: expected"),
         ({"layers": [layers[0] | {"std_multiplier": None}, *layers[1:]]}, "rows in a dense layer"),
-    ]:  # fmt: skip
+    ]  # fmt: skip
+    for changes, message in refused:
         with pytest.raises(ValueError, match=message):
             build(weights, **changes)
     for name in weights:

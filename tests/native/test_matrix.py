@@ -54,7 +54,8 @@ def quantized_q8(values: Floats) -> Floats:
     scale = half_rounded(largest / np.float32(127))
     divisor = np.where(scale > 0, scale, np.float32(1))
     codes = np.clip(np.rint(groups / divisor), -127, 127) * (scale > 0)
-    return (scale * codes).astype(np.float32).reshape(num_rows, -1)[:, :row_size]
+    values = (scale * codes).astype(np.float32).reshape(num_rows, -1)
+    return values[:, :row_size]
 
 
 def k_quant_with_half_scales(data: NDArray[np.uint8], dtype: str, row_size: int) -> Floats:

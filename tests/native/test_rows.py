@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nestling.model.config import FULL, SLIDING
+from nestling.model.kv_cache import KVDtype
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import FINE_LAYERS
+from nestling.weights.packing import WeightDtype
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Session, one_shot
 from tests.model.strategies import schedules
@@ -22,7 +24,15 @@ from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights, 
 from tests.native.stored_models import MIXED, SIX_BITS, stored_model
 from tests.native.variants import VARIANTS
 
-WEIGHTS = ("float32", "float16", "bfloat16", "q4", "q6", "q8", "mixed")
+WEIGHTS: dict[str, WeightDtype] = {
+    "float32": "float32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "q4": "q4",
+    "q6": "auto",
+    "q8": "q8",
+    "mixed": "auto",
+}
 KINDS = [f"{variant}-{weights}" for variant in VARIANTS for weights in WEIGHTS]
 # 24 rows are the border between two ways through a product, and between two through a sparse layer.
 CHUNKS = (1, 3, 4, 5, 8, 9, 12, 13, 16, 17, 23, 24, 25, 48, 49)
@@ -42,13 +52,13 @@ def tensors(weights: str) -> TensorSource:
 def model(kind: str, how: Native = Native()) -> NativeDecoder:  # noqa: B008
     """The tiny model; one thread and no switch off unless told otherwise."""
     variant, weights = kind.split("-")
-    dtype = "auto" if weights in ("mixed", "q6") else weights
+    dtype = WEIGHTS[weights]
     config = SIX_BITS if weights == "q6" else TINY
     return NativeDecoder(config, tensors(weights), replace(how, variant=variant, dtype=dtype))
 
 
 @cache
-def alone(kind: str, kv_dtype: str, sequence: int) -> NDArray[np.float32]:
+def alone(kind: str, kv_dtype: KVDtype, sequence: int) -> NDArray[np.float32]:
     """[length, vocab_size]: a sequence in one pass, all rows with logits, one thread."""
     decoder = model(kind, Native(kv_dtype=kv_dtype))
     return one_shot(decoder, token_ids(TINY, LENGTHS[sequence], sequence))
@@ -113,7 +123,7 @@ def test_any_batch(
     slot_seed: int,
     block_size: int,
     num_threads: int,
-    kv_dtype: str,
+    kv_dtype: KVDtype,
     prefill_skip: bool,
     fused_passes: bool,
     wanted_logits_only: bool,

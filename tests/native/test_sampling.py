@@ -160,7 +160,7 @@ def uneven_vocabularies() -> dict[str, NDArray[np.float32]]:
     banned[rng.integers(0, VOCAB_SIZE, 3 * VOCAB_SIZE)] = -np.inf
     is_sampled = np.isin(np.arange(VOCAB_SIZE), sampled_tokens(1))
     is_often_sampled = np.isin(np.arange(VOCAB_SIZE), sampled_tokens(3))
-    result = {
+    result: dict[str, NDArray[Any]] = {
         "peaked": peaked,
         "outlier": outlier,
         "most banned": banned,

@@ -125,7 +125,7 @@ def _model_proto(vocabulary: Vocabulary, scores: list[float]) -> bytes:
     return pieces + _field(2, trainer) + _field(3, normalizer)
 
 
-def _field(number: int, value: bytes | float) -> bytes:
+def _field(number: int, value: bytes | float | int) -> bytes:  # noqa: PYI041 - an int is a varint
     """One protobuf field: bytes, a 32-bit float, or a varint."""
     if isinstance(value, bytes):
         return _varint(number << 3 | 2) + _varint(len(value)) + value

@@ -6,6 +6,7 @@ them); commit what changes in tests/vectors/decoder/ with the versions in tests/
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +25,9 @@ def capture(name: str, case: DecoderCase) -> None:
     reference = ReferenceDecoder(case.config, random_weights(case.config, case.seed))
     output = reference.run(ids)
     rows = list(case.logit_rows)
-    np.savez_compressed(
-        FOLDER / f"{name}.npz",
-        input_ids=np.array(ids, np.int32),
-        logits=output.logits[rows],
-        **{f"layer_{i}": output.stacks[i][rows] for i in case.stack_layers},
-    )
+    arrays: dict[str, Any] = {f"layer_{i}": output.stacks[i][rows] for i in case.stack_layers}
+    arrays |= {"input_ids": np.array(ids, np.int32), "logits": output.logits[rows]}
+    np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
     text = json.dumps(reference.model.config.to_diff_dict(), indent=1, sort_keys=True)
     (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 

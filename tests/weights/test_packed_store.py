@@ -4,6 +4,7 @@ import fcntl
 import logging
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -230,7 +231,7 @@ def test_a_model_that_changes_while_it_is_packed_is_not_kept(
 def test_a_full_disk_is_a_warning(
     model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(packed_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
     expected = logits(model, None)
     np.testing.assert_array_equal(logits(model, folder), expected)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -245,7 +246,7 @@ def test_a_disk_that_fills_up_while_writing_is_a_warning(
         raise OSError(28, "No space left on device")
 
     expected = logits(model, None)
-    monkeypatch.setattr(packed_file.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     np.testing.assert_array_equal(logits(model, folder), expected)
     assert "No space left on device" in caplog.text
     assert [path.name for path in folder.iterdir()] == ["lock"]
@@ -388,6 +389,7 @@ def test_gathered_rows_of_the_tables_are_given_back(
     monkeypatch.setattr(native_runner, "_RELEASE_ROWS", 3 * len(TOKENS))
     model = write_gguf(tmp_path / "m.gguf", random_weights(3), "F32")
     runner = load_runner(EngineConfig(model=str(model), num_threads=1, num_blocks=8))
+    assert isinstance(runner, native_runner.NativeRunner)
     first = runner.score(TOKENS)
     for num_scored in range(2, 7):
         np.testing.assert_array_equal(runner.score(TOKENS), first)
