@@ -144,5 +144,6 @@ skills: $(VENV)/.built ## ask the embedded model all its evaluation prompts, wit
 	@$(BIN)/python -m training.evaluate --backend nestling --model src/nestling/assets/nano \
 	  training/eval/skills.jsonl training/eval/own_wording.jsonl
 
-clean: ## remove the environment and every build product
-	rm -rf $(VENV) build $(NODE_CLIENT)/node_modules
+clean: ## remove the environment, every build product and the tools' caches
+	rm -rf $(VENV) build dist $(NODE_CLIENT)/node_modules .hypothesis .*_cache
+	find benchmarks src tests training -name __pycache__ -prune -exec rm -rf {} +

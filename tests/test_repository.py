@@ -34,6 +34,18 @@ def test_linked_files_exist(document: Path) -> None:
     assert all((document.parent / link).exists() for link in links), links
 
 
+def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's example of `LLM` prints an answer, token ids and a shape."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (example,) = [block for block in blocks if block.startswith("from nestling")]
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own text
+    answer, token_ids, shape = capsys.readouterr().out.splitlines()
+    assert answer == "Paris"
+    assert re.fullmatch(r"\[\d+(, \d+)*\]", token_ids)
+    assert re.fullmatch(r"\(\d+, 2048\)", shape)
+
+
 def test_named_commands_exist() -> None:
     """Every `nestling x` in the README is a command."""
     commands = set(COMMANDS)
