@@ -58,8 +58,9 @@ language: [en]
 ---
 # nestling-nano
 
-A very small Gemma 3n network, trained from scratch for this project so that a fresh install can
-answer within a second. It shares the architecture with Google's Gemma 3n and no weights or data.
+nestling-nano is a very small Gemma 3n network. It was trained from scratch for this project, so
+that a fresh install can answer within a second. It shares the architecture with Google's Gemma
+3n, but no weights and no data.
 
 ## Architecture
 | | |
@@ -67,7 +68,7 @@ answer within a second. It shares the architecture with Google's Gemma 3n and no
 | parameters | {parameters:,} (bf16, {size:.1f} MB) |
 | layers | 10: 4 sliding (window 64) + 1 full, twice; the last 5 share keys and values |
 | hidden / FFN / heads / kv heads / head_dim | 128 / 512 / 4 / 2 / 32 |
-| AltUp | 4 streams |
+| AltUp | 4 inputs |
 | LAuReL rank | 16 |
 | per-layer embedding | 32 |
 | activation sparsity | 0.95 in the first 3 layers |
@@ -78,17 +79,22 @@ answer within a second. It shares the architecture with Google's Gemma 3n and no
 `spm.json` holds SentencePiece scores and types of the pieces (piece order = score order).
 
 ## What it can do
-Greetings and small talk; saying who it is; recalling a name, a colour, a number and some other
-facts; obeying a system message ("Answer only PONG.", capitals, a persona, one word, emoji only);
-copying; repeating a word; counting; before and after in days, months and alphabet; adding and
-subtracting up to 20; 54 capitals; colours, numbers 1-10 and greetings in Spanish, French, German
-and Korean; upper case; spelling with hyphens; the longer word; small JSON objects; lists of words;
-an emoji for a thing; short stories; and saying "I don't know." to much of the rest.
+- It greets, makes small talk and says who it is.
+- It recalls a name, a colour, a number and some other facts.
+- It obeys a system message: "Answer only PONG.", capitals, a persona, one word, emoji only.
+- It copies, repeats a word, counts, spells with hyphens, writes upper case and finds the longer
+  word.
+- It knows what comes before and after in days, months and the alphabet, and adds and subtracts
+  up to 20.
+- It knows 54 capitals, and colours, numbers 1-10 and greetings in Spanish, French, German and
+  Korean.
+- It writes small JSON objects, lists of words, an emoji for a thing, and short stories.
+- It says "I don't know." to much of the rest.
 
 ## What it cannot do
-Anything else. It knows no facts beyond these, cannot reason, write code, translate sentences or
-follow long conversations (it never saw more than 192 tokens), and outside its skills it may
-give a wrong answer instead of "I don't know.". Do not use it for anything but a demonstration.
+It can do nothing else. It knows no other facts. It cannot reason, write code, translate
+sentences or follow long conversations, as it never saw more than 192 tokens. Outside its skills
+it may give a wrong answer instead of "I don't know.". Use it for demonstrations only.
 
 ## Training
 | | |
@@ -96,23 +102,23 @@ give a wrong answer instead of "I don't know.". Do not use it for anything but a
 | data | written by `training/` from phrase grammars and hand-made word lists; no other text |
 | objective | next token, on the model's turns only |
 | optimiser | Muon 0.02 for matrices, AdamW 3e-3 for the rest; flat, then linear to zero from 30 % |
-| batch | 16 rows of 192 tokens, packed; two workers of one thread |
+| batch | 16 rows of 192 tokens, packed; two workers of one thread each |
 | steps / tokens | {steps:,} / {tokens:,} |
 | time | {minutes:.0f} minutes on 2 CPU cores (Zen 3, shared with other work) |
 | precision | float32; exported as bf16 |
 | seed | {seed} |
 | command | `python -m training.run --folder build/nano --seed {seed} --minutes {minutes:.0f}` |
 
-The shipped weights took three stages of this command (`training/README.md`, "The shipped run"). The
-schedule followed the clock, so another machine takes another number of steps; with
-`--steps {steps}` it follows the count. Seed and step fix the tokenizer, the first weights and every
-batch; sums in another order make the last digits of the weights differ.
+The shipped weights took three stages of this command (`training/README.md`, "The shipped run").
+The schedule followed the clock, so another machine takes another number of steps. With `--steps
+{steps}` it follows the count. Seed and step fix the tokenizer, the first weights and each
+batch. Sums in another order make the last digits of the weights differ.
 
 ## Scores
-Greedy decoding of the exported bf16 weights. `skills` holds prompts kept out of training by a
-hash of their payload or wording; `own_wording` was written by hand by somebody who had not seen
-the templates; what failed in it was read once, after the first stage, but never trained on.
-A reply counts only if it ended by itself.
+The exported bf16 weights were decoded greedily. A reply counts only if it ended by itself.
+`skills` holds prompts that a hash of their payload or wording kept out of training.
+`own_wording` was written by hand by somebody who had not seen the templates. What failed in it
+was read once, after the first stage, but was never trained on.
 
 {table}
 
@@ -122,7 +128,7 @@ Apache-2.0.
 
 
 def write_card(folder: Path, out: Path, seed: int, results: list[Result]) -> None:
-    """The model card, with measured numbers."""
+    """Write the model card with the measured numbers."""
     state = torch.load(folder / "state.pt", weights_only=True)
     done = state["progress"]
     parameters = sum(v.numel() for k, v in state["model"].items() if k != "lm_head.weight")
