@@ -1,6 +1,6 @@
 """The one tree of errors that Nestling raises for bad input and failed work.
 
-Every error says what was expected and what came. `api/errors.py` maps the tree to HTTP and
+Every error says what was expected and what came. `server/errors.py` maps the tree to HTTP and
 `cli/main.py` to exit codes; nothing else turns an error into a status. Our own mistakes are
 asserts, not these.
 """
@@ -131,3 +131,9 @@ class UsageUnavailableError(StoreError):
     """Usage cannot be recorded, so nothing that must be counted is begun."""
 
     code = "usage_unavailable"
+
+
+def shown(value: object) -> str:
+    """Return a value as it may stand in a message, cut after 100 characters."""
+    text = str(value) if not isinstance(value, str) else value
+    return text if len(text) <= 100 else f"{text[:100]}..."

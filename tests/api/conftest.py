@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from starlette.applications import Starlette
 
 from nestling.accounts import api_keys
 from nestling.accounts.accounts import Accounts
@@ -21,7 +20,6 @@ from nestling.accounts.key_records import NewKey
 from nestling.accounts.key_text import new_key_text
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
-from nestling.api.server import serve
 from nestling.chat.request import (
     AlternativeToken,
     ChatDelta,
@@ -33,6 +31,8 @@ from nestling.chat.request import (
 from nestling.engine.messages import Stats
 from nestling.errors import NestlingError
 from nestling.log import configure_logging
+from nestling.server.application import Application
+from nestling.server.serving import serve
 from nestling.settings import Settings
 
 KEY_TEXT = new_key_text()
@@ -176,12 +176,12 @@ def settings(tmp_path: Any) -> Settings:
 
 
 @pytest.fixture
-def app(chat: FakeChat, accounts: Accounts, settings: Settings) -> Starlette:
+def app(chat: FakeChat, accounts: Accounts, settings: Settings) -> Application:
     return create_app(chat, accounts, settings, healthy)
 
 
 @pytest.fixture
-async def client(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: Application) -> AsyncIterator[httpx.AsyncClient]:
     """Calls the app in this process."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -189,7 +189,7 @@ async def client(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def running(app: Starlette, settings: Settings) -> AsyncIterator[str]:
+async def running(app: Application, settings: Settings) -> AsyncIterator[str]:
     """Run the real server on a free loopback port; yields its URL."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(app, settings, ready.set_result))
@@ -205,7 +205,7 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def url(app: Starlette, settings: Settings) -> AsyncIterator[str]:
+async def url(app: Application, settings: Settings) -> AsyncIterator[str]:
     """The URL of a real server on the fake model."""
     async with running(app, settings) as url:
         yield url

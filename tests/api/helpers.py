@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 import httpx
-from starlette.applications import Starlette
+
+from nestling.server.application import Application
 
 from .conftest import AUTH, chat_body
 
@@ -15,7 +16,7 @@ async def post(client: httpx.AsyncClient, body: Any = None, **headers: str) -> h
     return await client.post(PATH, json=body or chat_body(), headers={**AUTH, **headers})
 
 
-def client_of(app: Starlette, host: str = "localhost") -> httpx.AsyncClient:
+def client_of(app: Application, host: str = "localhost") -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}")
 
 

@@ -4,13 +4,13 @@ from typing import NoReturn
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 from starlette.routing import Route
 
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.api.auth import Access, GuardedEndpoint
 from nestling.errors import AuthenticationError, EngineError, StoreError
+from nestling.server.application import Application
 from nestling.settings import Settings
 
 from .conftest import AUTH, KEY, FakeChat, chat_body, healthy
@@ -78,7 +78,7 @@ async def test_authentication_fails_closed(
     assert chat.requests == []
 
 
-def test_every_route_has_an_access_class(app: Starlette) -> None:
+def test_every_route_has_an_access_class(app: Application) -> None:
     found = {}
     for route in app.routes:
         assert isinstance(route, Route)
@@ -97,7 +97,9 @@ def test_every_route_has_an_access_class(app: Starlette) -> None:
     }
 
 
-async def test_keyed_routes_refuse_without_a_key(app: Starlette, client: httpx.AsyncClient) -> None:
+async def test_keyed_routes_refuse_without_a_key(
+    app: Application, client: httpx.AsyncClient
+) -> None:
     keyed = [r for r in app.routes if r.endpoint.access not in {Access.PUBLIC, Access.OPERATOR}]
     assert len(keyed) >= 4
     for route in keyed:

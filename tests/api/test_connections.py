@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
-from nestling.api.server import run, serve
 from nestling.errors import SettingsError
+from nestling.server.application import Application
+from nestling.server.serving import run, serve
 from nestling.settings import Settings
 
 from .conftest import KEY, FakeChat, chat_body, healthy, running
@@ -260,7 +260,7 @@ async def test_answers_on_a_kept_connection_come_at_once(url: str) -> None:
     assert min(durations[1:]) < 0.03
 
 
-async def test_port_in_use_is_one_clear_line(app: Starlette, settings: Settings) -> None:
+async def test_port_in_use_is_one_clear_line(app: Application, settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         busy = settings.model_copy(update={"port": port})
@@ -272,7 +272,7 @@ async def test_port_in_use_is_one_clear_line(app: Starlette, settings: Settings)
 
 
 async def test_sigterm_drains(
-    app: Starlette, chat: FakeChat, accounts: Accounts, settings: Settings
+    app: Application, chat: FakeChat, accounts: Accounts, settings: Settings
 ) -> None:
     """One stream can finish in time, one cannot; new work is refused meanwhile; serve returns."""
     chat.pieces, chat.delay_s = ("x",) * 4, 0.3

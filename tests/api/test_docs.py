@@ -5,17 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
-from starlette.applications import Starlette
 
-from nestling.api import errors, schemas
-from nestling.api.message_fields import ROLES
+from nestling.api.requests import chat as schemas
+from nestling.api.requests.messages import ROLES
+from nestling.server import errors
+from nestling.server.application import Application
 from nestling.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
-def test_routes(app: Starlette) -> None:
+def test_routes(app: Application) -> None:
     for route in app.routes:
         for method in route.methods - {"HEAD"}:
             assert f"`{method} {route.path}`" in PAGE
@@ -40,9 +41,10 @@ def test_roles(role: str) -> None:
 
 
 def codes_in_source() -> set[str]:
-    """Every code that api/ raises and every class's own."""
+    """Every code that api/ and server/ raise and every class's own."""
     found = set(errors._HTTP_CODES.values())
-    for path in (ROOT / "src" / "nestling" / "api").glob("*.py"):
+    rooms = [ROOT / "src" / "nestling" / room for room in ("api", "server")]
+    for path in (path for room in rooms for path in room.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "code":
                 node = node.value

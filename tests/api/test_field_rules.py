@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nestling.api.schemas import FIELDS, OTHER_FIELDS, SHAPED_FIELDS
+from nestling.api.requests.chat import FIELDS, OTHER_FIELDS, SHAPED_FIELDS
 
 from .conftest import FakeChat, chat_body
 from .helpers import PATH, check_error

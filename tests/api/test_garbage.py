@@ -2,7 +2,7 @@
 
 import gc
 
-from nestling.api.server import spare_startup_objects
+from nestling.server.serving import spare_startup_objects
 
 
 def test_startup_objects_are_passed_over_and_later_ones_are_not() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
-from nestling.api.json_body import parse_json_object
+from nestling.api.requests.json_body import parse_json_object
 from nestling.errors import InvalidRequestError
 from nestling.settings import Settings
 

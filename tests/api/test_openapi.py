@@ -9,18 +9,18 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from starlette.applications import Starlette
 
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
-from nestling.api.completion_schemas import read_completion_body
-from nestling.api.key_fields import read_new_key
-from nestling.api.message_fields import MessageLimits
-from nestling.api.openapi import document as document_of
-from nestling.api.openapi import operations
-from nestling.api.openapi_bodies import chat_schema
-from nestling.api.schemas import FIELDS, KNOWN_FIELDS, SHAPED_FIELDS, read_chat_body
+from nestling.api.openapi.document import document as document_of
+from nestling.api.openapi.document import operations
+from nestling.api.openapi.request_bodies import chat_schema
+from nestling.api.requests.chat import FIELDS, KNOWN_FIELDS, SHAPED_FIELDS, read_chat_body
+from nestling.api.requests.completions import read_completion_body
+from nestling.api.requests.keys import read_new_key
+from nestling.api.requests.messages import MessageLimits
 from nestling.errors import InvalidRequestError
+from nestling.server.application import Application
 from nestling.settings import Settings
 
 from .conftest import AUTH, FakeChat, chat_body, healthy
@@ -35,7 +35,7 @@ async def document(client: httpx.AsyncClient) -> dict[str, Any]:
     return response.json()
 
 
-async def test_every_route_and_no_other(app: Starlette, document: dict[str, Any]) -> None:
+async def test_every_route_and_no_other(app: Application, document: dict[str, Any]) -> None:
     routes = {
         (method.lower(), route.path.replace(":path}", "}"))
         for route in app.routes
@@ -56,7 +56,7 @@ async def test_schemas_are_json_schemas(document: dict[str, Any]) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-async def test_keyed_routes_say_so(app: Starlette, document: dict[str, Any]) -> None:
+async def test_keyed_routes_say_so(app: Application, document: dict[str, Any]) -> None:
     for route in app.routes:
         path = route.path.replace(":path}", "}")
         is_open = route.endpoint.access.value in ("public", "operator")

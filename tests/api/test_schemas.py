@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.api.json_body import parse_json_object
-from nestling.api.message_fields import MessageLimits
-from nestling.api.schemas import FIELDS, KNOWN_FIELDS, read_chat_body
+from nestling.api.requests.chat import FIELDS, KNOWN_FIELDS, read_chat_body
+from nestling.api.requests.json_body import parse_json_object
+from nestling.api.requests.messages import MessageLimits
 from nestling.chat.template import ChatMessage
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 

@@ -19,8 +19,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from nestling.api.message_fields import MAX_FILES
-from nestling.api.schemas import KNOWN_FIELDS
+from nestling.api.requests.chat import KNOWN_FIELDS
+from nestling.api.requests.messages import MAX_FILES
 from nestling.settings import Settings
 
 from .conftest import FakeChat

@@ -10,8 +10,8 @@ from pathlib import Path
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.key_records import NewKey
 from nestling.api.app import create_app
-from nestling.api.server import serve
 from nestling.chat.request import ChatModel
+from nestling.server.serving import serve
 from nestling.settings import Settings
 
 from .conftest import PRICES, healthy

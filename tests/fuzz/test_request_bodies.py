@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.api.completion_schemas import COMPLETION_FIELDS
-from nestling.api.schemas import KNOWN_FIELDS
+from nestling.api.requests.chat import KNOWN_FIELDS
+from nestling.api.requests.completions import COMPLETION_FIELDS
 from tests.api.conftest import FakeChat
 from tests.api.threaded import ThreadedServer, threaded_server
 

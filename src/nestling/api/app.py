@@ -3,36 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from starlette.applications import Starlette
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.rate_limits import RateLimiter
-from nestling.api.answers import send_body
+from nestling.api.account.billing import BillingEndpoint
+from nestling.api.account.keys import KeysEndpoint
+from nestling.api.account.usage import UsageEndpoint
 from nestling.api.auth import Access, Gate, Handler, route
-from nestling.api.billing import BillingEndpoint
-from nestling.api.chat import ChatFormat, model_names
-from nestling.api.completions import CompletionFormat
-from nestling.api.context import RequestContextMiddleware, send_error
-from nestling.api.errors import http_error
-from nestling.api.inference import InferenceEndpoint
-from nestling.api.keys import KeysEndpoint
-from nestling.api.latency import LatencyWindow
-from nestling.api.lifecycle import Lifecycle
+from nestling.api.errors import error_body
+from nestling.api.inference.chat import ChatFormat, model_names
+from nestling.api.inference.completions import CompletionFormat
+from nestling.api.inference.endpoint import InferenceEndpoint
+from nestling.api.inference.latency import LatencyWindow
+from nestling.api.inference.services import Services
 from nestling.api.metrics import Health, Metrics
 from nestling.api.models import ModelsEndpoint
-from nestling.api.openapi import OpenApiEndpoint
-from nestling.api.origins import (
-    CorsMiddleware,
-    HostMiddleware,
-    PreflightMiddleware,
-    is_loopback,
-)
-from nestling.api.services import Services
-from nestling.api.usage import UsageEndpoint
+from nestling.api.openapi.document import OpenApiEndpoint
 from nestling.chat.request import ChatModel
 from nestling.errors import EngineError, ServerShutdownError
+from nestling.server.answers import send_body
+from nestling.server.application import Application
+from nestling.server.context import send_error
+from nestling.server.errors import http_error
+from nestling.server.lifecycle import Lifecycle
+from nestling.server.origins import is_loopback
 from nestling.settings import Settings
 
 _OK = b'{"status":"ok"}'
@@ -40,8 +36,8 @@ _OK = b'{"status":"ok"}'
 
 def create_app(
     chat: ChatModel, accounts: Accounts, settings: Settings, health: Health
-) -> Starlette:
-    """Return the app; `app.state.lifecycle` is what `serve` drains at shutdown."""
+) -> Application:
+    """Return the app, ready for `server.serving.serve`."""
     services = Services(
         chat=chat,
         accounts=accounts,
@@ -52,22 +48,10 @@ def create_app(
         metrics=Metrics(chat, health),
         latency=LatencyWindow(model_names(chat)),
     )
-    app = _App(routes=_routes(services, health))
-    app.router.redirect_slashes = False
+    routes = _routes(services, health)
+    app = Application(routes, settings, services.lifecycle, services.metrics.http, error_body)
     app.state.services = services
-    app.state.lifecycle = services.lifecycle
     return app
-
-
-class _App(Starlette):
-    """Starlette with our layers only: `RequestContextMiddleware` answers whatever is raised."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Return the layers around the router, the outermost first to be called."""
-        services: Services = self.state.services
-        settings = services.settings
-        inner = PreflightMiddleware(HostMiddleware(self.router, settings), settings)
-        return CorsMiddleware(RequestContextMiddleware(inner, services.metrics), settings)
 
 
 def _routes(services: Services, health: Health) -> list[Route]:

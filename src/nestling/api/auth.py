@@ -16,8 +16,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.key_records import ApiKey, require_scope
-from nestling.api.context import request_context
 from nestling.errors import AuthenticationError, PermissionDeniedError
+from nestling.server.context import request_context
 
 MAX_KEY_LENGTH = 256
 INFERENCE_SCOPE = "model:chat"

@@ -20,10 +20,11 @@ from prometheus_client import (
 from starlette.types import Receive, Scope, Send
 
 from nestling import __version__
-from nestling.api.latency import Latency
+from nestling.api.inference.latency import Latency
 from nestling.chat.request import ChatModel, ChatUsage
 from nestling.engine.messages import Stats
 from nestling.errors import EngineError
+from nestling.server.metrics import SECONDS, HttpMetrics
 
 Health = Callable[[], Awaitable[Stats]]
 """Returns the engine's figures if it is well; raises the `NestlingError` that fits if not."""
@@ -31,9 +32,7 @@ Health = Callable[[], Awaitable[Stats]]
 ENGINE_TIMEOUT_S = 8.0
 """Below the 10 s that Prometheus waits; an engine answers after its present step, which takes E4B
 more than 3 s on two cores if it is 512 rows of a prompt."""
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKENS_PER_S = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ENGINE = {
     "num_waiting": "Requests that wait for their first step",
     "num_running": "Requests that are computed",
@@ -52,7 +51,7 @@ _ENGINE = {
 
 
 class Metrics:
-    """All figures of one app, in a registry of their own."""
+    """All figures of one app, in a registry of their own; `http` are those of its requests."""
 
     def __init__(self, chat: ChatModel, health: Health) -> None:
         self._health = health
@@ -61,18 +60,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         info = Gauge("nestling_info", "Version and model", ["version", "model"], registry=registry)
         info.labels(__version__, chat.model_id).set(1)
-        labels = ["route", "method", "status"]
-        self._requests = Counter("nestling_requests", "Answers", labels, registry=registry)
-        self._durations = Histogram(
-            "nestling_request_duration_seconds",
-            "From the request's head to the end of its answer",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._running = Gauge(
-            "nestling_requests_in_progress", "Requests not yet answered", registry=registry
-        )
+        self.http = HttpMetrics(registry)
         self._replies = Counter(
             "nestling_replies", "Replies of the model", ["route", "outcome"], registry=registry
         )
@@ -82,7 +70,7 @@ class Metrics:
         self._ttft = Histogram(
             "nestling_time_to_first_token_seconds",
             "From the start of a reply to its first text",
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
         self._tps = Histogram(
@@ -102,24 +90,6 @@ class Metrics:
             ["part"],
             registry=registry,
         )
-
-    def request_began(self) -> None:
-        """Count a request that is running."""
-        self._running.inc()
-
-    def request_ended(self, route: str, method: str, status: int | None, duration_s: float) -> None:
-        """Count an answer; `route` is a template of `api/app.py`, status None if nobody waited."""
-        self._running.dec()
-        self._answered(route, method, status, duration_s)
-
-    def refused(self, method: str, status: int, duration_s: float) -> None:
-        """Count an answer to what never became a request: no HTTP, too long, too slow."""
-        self._answered("none", method, status, duration_s)
-
-    def _answered(self, route: str, method: str, status: int | None, duration_s: float) -> None:
-        method = method if method in _METHODS else "other"
-        self._requests.labels(route, method, "aborted" if status is None else str(status)).inc()
-        self._durations.labels(route).observe(duration_s)
 
     def reply_ended(self, route: str, outcome: str, usage: ChatUsage, latency: Latency) -> None:
         """Count a reply: "succeeded", "aborted" or "failed"."""

@@ -6,13 +6,12 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from nestling.api.answers import send_tagged
-from nestling.api.chat import model_names
-from nestling.api.fields import shown
-from nestling.api.queries import Query
-from nestling.api.schemas import DOCUMENTED_MODEL
+from nestling.api.inference.chat import model_names
+from nestling.api.requests.chat import DOCUMENTED_MODEL
+from nestling.api.requests.queries import Query
 from nestling.chat.request import ChatModel
-from nestling.errors import ModelNotFoundError, NotFoundError
+from nestling.errors import ModelNotFoundError, NotFoundError, shown
+from nestling.server.answers import send_tagged
 from nestling.settings import Settings
 
 CREATED = 1748476800

@@ -16,8 +16,6 @@ from nestling.accounts.data_dir import ServerLock, prepare_data_dir
 from nestling.accounts.key_records import NewKey
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
-from nestling.api.server import run, spare_startup_objects
-from nestling.api.server import serve as serve_app
 from nestling.chat.files import FileLimits
 from nestling.chat.service import ChatService, ModelIdentity
 from nestling.chat.tokenizer import end_token_ids, open_tokenizer
@@ -26,6 +24,8 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.remote import ProcessEngine
 from nestling.errors import ModelFileError
 from nestling.log import configure_logging
+from nestling.server.serving import run, spare_startup_objects
+from nestling.server.serving import serve as serve_app
 from nestling.settings import Settings, load_settings
 from nestling.weights.catalog import DOCUMENTED_MODEL_ID, ModelEntry, find_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nestling.api.bodies import ChatCollector, ChunkEncoder, ReplyIdentity
-from nestling.api.message_fields import MessageLimits
-from nestling.api.schemas import DOCUMENTED_MODEL, InferenceBody, read_chat_body
+from nestling.api.inference.replies import ChatCollector, ChunkEncoder, ReplyIdentity
+from nestling.api.requests.chat import DOCUMENTED_MODEL, InferenceBody, read_chat_body
+from nestling.api.requests.messages import MessageLimits
 from nestling.chat.request import ChatModel
 from nestling.settings import Settings
 

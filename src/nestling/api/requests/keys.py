@@ -7,7 +7,7 @@ from typing import Any, get_args
 from nestling.accounts.api_keys import MAX_NAME_LENGTH, is_printable
 from nestling.accounts.key_records import SCOPES, NewKey, Retention, SpendLimit
 from nestling.accounts.money import NANO_USD
-from nestling.api.fields import (
+from nestling.api.requests.fields import (
     Boolean,
     Number,
     Object,
@@ -16,8 +16,8 @@ from nestling.api.fields import (
     missing,
     not_among,
     read_array,
-    shown,
 )
+from nestling.errors import shown
 
 RETENTIONS: tuple[str, ...] = get_args(Retention)
 MAX_LIMIT_USD = 1_000_000_000

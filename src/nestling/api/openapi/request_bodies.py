@@ -7,14 +7,7 @@ PDFs. The reverse holds but for keys of `logit_bias` in rare scripts or without 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from nestling.api.completion_schemas import (
-    COMPLETION_FIELDS,
-    COMPLETION_NEUTRAL_FIELDS,
-    MAX_CHOICES,
-)
-from nestling.api.fields import Number, Schema, Text
-from nestling.api.message_fields import MAX_FILENAME_LENGTH, ROLES
-from nestling.api.schemas import (
+from nestling.api.requests.chat import (
     FIELDS,
     MAX_BIAS_KEY_LENGTH,
     MAX_LOGIT_BIASES,
@@ -25,6 +18,13 @@ from nestling.api.schemas import (
     SHAPED_FIELDS,
     Reader,
 )
+from nestling.api.requests.completions import (
+    COMPLETION_FIELDS,
+    COMPLETION_NEUTRAL_FIELDS,
+    MAX_CHOICES,
+)
+from nestling.api.requests.fields import Number, Schema, Text
+from nestling.api.requests.messages import MAX_FILENAME_LENGTH, ROLES
 
 _STRING: Schema = {"type": "string"}
 _TEXT_KEY = "[A-DF-Za-df-z\u00c0-\u065f\u3040-\u9fff\uac00-\ud7a3]"

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nestling.api.bodies import CollectedChoice, Collector, FrameEncoder, ReplyIdentity
-from nestling.api.chat import model_names
-from nestling.api.completion_schemas import read_completion_body
-from nestling.api.schemas import InferenceBody
+from nestling.api.inference.chat import model_names
+from nestling.api.inference.replies import CollectedChoice, Collector, FrameEncoder, ReplyIdentity
+from nestling.api.requests.chat import InferenceBody
+from nestling.api.requests.completions import read_completion_body
 from nestling.chat.request import AlternativeToken, ChatDelta, ChatModel, TokenLogprob
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from nestling.api.answers import send_body, time_text
-from nestling.api.queries import Query
+from nestling.api.requests.queries import Query
+from nestling.server.answers import send_body, time_text
 
 WINDOW_S = 300
 MAX_SAMPLES = 10_000

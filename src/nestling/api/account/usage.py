@@ -15,14 +15,13 @@ from nestling.accounts.accounts import Accounts
 from nestling.accounts.money import credits_of, usd
 from nestling.accounts.rate_limits import RateLimiter
 from nestling.accounts.usage import UsageGroup, UsageRow, Window
-from nestling.api.answers import send_body, time_text
-from nestling.api.chat import model_names
-from nestling.api.context import request_context
-from nestling.api.fields import shown
-from nestling.api.metering import take
-from nestling.api.queries import Query, bad_parameter, not_among
+from nestling.api.inference.chat import model_names
+from nestling.api.inference.metering import take
+from nestling.api.requests.queries import Query, bad_parameter, not_among
 from nestling.chat.request import ChatModel
-from nestling.errors import NotFoundError, PermissionDeniedError
+from nestling.errors import NotFoundError, PermissionDeniedError, shown
+from nestling.server.answers import send_body, time_text
+from nestling.server.context import request_context
 
 MAX_WINDOW = timedelta(days=92)
 MAX_MODELS = 50

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nestling.api.json_body import json_type
-from nestling.errors import InvalidRequestError
+from nestling.api.requests.json_body import json_type
+from nestling.errors import InvalidRequestError, shown
 
 Schema = dict[str, Any]
 """A JSON Schema."""
@@ -47,12 +47,6 @@ def not_among(name: str, value: str, supported: Collection[str]) -> InvalidReque
     wanted = ", ".join(f"'{item}'" for item in supported)
     message = f"Invalid value for '{name}': '{shown(value)}'. Supported values are: {wanted}."
     return invalid(message, name, "invalid_value")
-
-
-def shown(value: object) -> str:
-    """Return a value as it may stand in a message."""
-    text = str(value) if not isinstance(value, str) else value
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 @dataclass(frozen=True, slots=True)

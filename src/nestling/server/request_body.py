@@ -6,8 +6,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
-from nestling.api.fields import shown
-from nestling.api.lifecycle import ClientDisconnectedError
+from nestling.errors import shown
+from nestling.server.lifecycle import ClientDisconnectedError
 from nestling.settings import Settings
 
 

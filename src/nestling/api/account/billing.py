@@ -16,10 +16,10 @@ from nestling.accounts.accounts import Accounts
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.money import NANO_USD_PER_CREDIT, credits_of, usd
 from nestling.accounts.usage import UsageRow
-from nestling.api.answers import send_body, time_text
-from nestling.api.queries import Query, bad_parameter
-from nestling.api.usage import read_time
+from nestling.api.account.usage import read_time
+from nestling.api.requests.queries import Query, bad_parameter
 from nestling.errors import PermissionDeniedError
+from nestling.server.answers import send_body, time_text
 
 UNLIMITED_CREDITS = 2 * 10**15
 """What a key without a limit is told to have: a billion dollars."""

@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from nestling.api.fields import (
+from nestling.api.requests.fields import (
     Text,
     invalid,
     missing,
     not_among,
     not_supported,
     read_array,
-    shown,
     wrong_type,
 )
 from nestling.chat.template import AttachedFile, ChatMessage
-from nestling.errors import ContextLengthExceededError, InvalidRequestError
+from nestling.errors import ContextLengthExceededError, InvalidRequestError, shown
 
 Role = Literal["system", "developer", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from nestling.accounts.key_records import SCOPES
-from nestling.api.billing import DIRECTIONS, TYPES
-from nestling.api.fields import Schema
-from nestling.api.key_fields import RETENTIONS
+from nestling.api.account.billing import DIRECTIONS, TYPES
+from nestling.api.requests.fields import Schema
+from nestling.api.requests.keys import RETENTIONS
 
 STRING: Schema = {"type": "string"}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}

@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import uvicorn
-from starlette.applications import Starlette
 
-from nestling.api.lifecycle import Lifecycle
-from nestling.api.origins import is_loopback
-from nestling.api.protocol import protocol_class
 from nestling.errors import SettingsError
 from nestling.log import get_logger
+from nestling.server.application import Application
+from nestling.server.lifecycle import Lifecycle
+from nestling.server.origins import is_loopback
+from nestling.server.protocol import protocol_class
 from nestling.settings import Settings
 
 CUT_TIMEOUT_S = 5
@@ -31,7 +31,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = get_logger("api")
 
 
-async def serve(app: Starlette, settings: Settings, on_ready: Callable[[str], None]) -> None:
+async def serve(app: Application, settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve `app` (from `create_app`) until a signal; `on_ready` gets the URL when it listens.
 
     Raises `SettingsError` if the address cannot be used. Cancelling the task ends what runs, with
@@ -42,7 +42,7 @@ async def serve(app: Starlette, settings: Settings, on_ready: Callable[[str], No
     url = f"http://{host}:{listener.getsockname()[1]}"
     if not is_loopback(settings.host):
         _log.warning("reachable from other machines without TLS", host=settings.host)
-    lifecycle: Lifecycle = app.state.lifecycle
+    lifecycle = app.lifecycle
     server = _Server(_config(app, settings), lambda: on_ready(url))
     drain = asyncio.create_task(_drain_at_signal(server, lifecycle, settings))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -93,10 +93,10 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
+def _config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol_class(settings, app.state.services.metrics),
+        http=protocol_class(settings, app.metrics, app.render_error),
         ws="none",
         lifespan="off",
         log_config=None,

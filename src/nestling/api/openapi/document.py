@@ -15,17 +15,17 @@ from starlette.types import Receive, Scope, Send
 from nestling import __version__
 from nestling.accounts.api_keys import MAX_NAME_LENGTH, NAME_PATTERN
 from nestling.accounts.key_records import SCOPES
-from nestling.api import openapi_answers as answers
-from nestling.api.answers import send_tagged
+from nestling.api.account.billing import DIRECTIONS, TYPES
+from nestling.api.account.usage import GROUPINGS, MAX_MODELS, PERIOD_PATTERN, STATUSES, time_zones
 from nestling.api.auth import Access, GuardedEndpoint
-from nestling.api.billing import DIRECTIONS, TYPES
-from nestling.api.chat import model_names
-from nestling.api.fields import Schema
-from nestling.api.key_fields import MAX_LIMIT_USD, MIN_LIMIT_USD, RETENTIONS
-from nestling.api.openapi_bodies import chat_schema, completion_schema, nullable
-from nestling.api.origins import is_loopback
-from nestling.api.services import Services
-from nestling.api.usage import GROUPINGS, MAX_MODELS, PERIOD_PATTERN, STATUSES, time_zones
+from nestling.api.inference.chat import model_names
+from nestling.api.inference.services import Services
+from nestling.api.openapi import answers
+from nestling.api.openapi.request_bodies import chat_schema, completion_schema, nullable
+from nestling.api.requests.fields import Schema
+from nestling.api.requests.keys import MAX_LIMIT_USD, MIN_LIMIT_USD, RETENTIONS
+from nestling.server.answers import send_tagged
+from nestling.server.origins import is_loopback
 
 _ERRORS = {
     400: "A field, a parameter or the request itself is wrong",

@@ -19,12 +19,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from nestling.api.answers import NO_STORE, json_headers
-from nestling.api.context import REFUSED, RequestContext, client_request_id
-from nestling.api.errors import HttpError, error_body, http_error
-from nestling.api.metrics import Metrics
-from nestling.api.origins import cors_headers
 from nestling.log import get_logger
+from nestling.server.answers import NO_STORE, json_headers
+from nestling.server.context import REFUSED, RequestContext, client_request_id
+from nestling.server.errors import ErrorRenderer, HttpError, http_error
+from nestling.server.metrics import HttpMetrics
+from nestling.server.origins import cors_headers
 from nestling.settings import Settings
 
 BODY_LINGER_S = 5.0
@@ -41,7 +41,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """See the module. What it is bound to is set on a subclass by `protocol_class`."""
 
     settings: Settings
-    metrics: Metrics
+    metrics: HttpMetrics
+    render_error: ErrorRenderer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request's head."""
@@ -269,10 +270,12 @@ class GuardedProtocol(HttpToolsProtocol):
         is_known = not self._is_between and bool(self.headers)  # then the address is whole too
         headers = Headers(raw=self.headers if is_known else [])
         context = RequestContext(
-            client_request_id=client_request_id(headers), started_at=self._began_at
+            self.render_error,
+            client_request_id=client_request_id(headers),
+            started_at=self._began_at,
         )
         path = _path_of(self.url) if is_known else ""
-        body = error_body(error, request_id=context.request_id, path=path)
+        body = self.render_error(error, request_id=context.request_id, path=path)
         lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
         lines += [f"{n.decode()}: {v.decode()}" for n, v in self.server_state.default_headers]
         for name, value in {
@@ -292,9 +295,16 @@ class GuardedProtocol(HttpToolsProtocol):
         return cors_headers(headers, self.settings)
 
 
-def protocol_class(settings: Settings, metrics: Metrics) -> type[GuardedProtocol]:
-    """Return the class to hand to uvicorn, bound to these settings and figures."""
-    return type("BoundProtocol", (GuardedProtocol,), {"settings": settings, "metrics": metrics})
+def protocol_class(
+    settings: Settings, metrics: HttpMetrics, render_error: ErrorRenderer
+) -> type[GuardedProtocol]:
+    """Return the class to hand to uvicorn, bound to these settings, figures and errors."""
+    bound = {
+        "settings": settings,
+        "metrics": metrics,
+        "render_error": staticmethod(render_error),
+    }
+    return type("BoundProtocol", (GuardedProtocol,), bound)
 
 
 def _send_as_http_1_0(cycle: RequestResponseCycle) -> None:

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from nestling.api.fields import invalid, shown
-from nestling.errors import InvalidRequestError
+from nestling.api.requests.fields import invalid
+from nestling.errors import InvalidRequestError, shown
 
 MAX_PARAMETERS = 256
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")

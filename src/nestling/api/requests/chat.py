@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nestling.api.fields import (
+from nestling.api.requests.fields import (
     Boolean,
     Integer,
     Number,
@@ -22,13 +22,12 @@ from nestling.api.fields import (
     missing,
     not_supported,
     read_array,
-    shown,
     wrong_type,
 )
-from nestling.api.json_body import json_type
-from nestling.api.message_fields import MessageLimits, read_messages, unknown_message_fields
+from nestling.api.requests.json_body import json_type
+from nestling.api.requests.messages import MessageLimits, read_messages, unknown_message_fields
 from nestling.chat.request import ChatRequest, CompletionRequest
-from nestling.errors import InvalidRequestError, ModelNotFoundError
+from nestling.errors import InvalidRequestError, ModelNotFoundError, shown
 
 DOCUMENTED_MODEL = "google/gemma-3n-e4b-it"
 MAX_N = 8
@@ -43,7 +42,7 @@ _ID = re.compile(r"[0-9]+")
 
 
 class Reader(Protocol):
-    """Reads one field; see `api/fields.py`."""
+    """Reads one field; see `fields.py`."""
 
     def read(self, name: str, value: Any) -> Any:
         """Return the validated value."""

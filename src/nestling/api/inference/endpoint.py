@@ -17,21 +17,28 @@ from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.ledger_records import Inference
-from nestling.api.answers import send_body
 from nestling.api.auth import INFERENCE_SCOPE
-from nestling.api.bodies import DONE_FRAME, Collector, FrameEncoder, ReplyIdentity, new_identity
-from nestling.api.context import RequestContext, request_context
-from nestling.api.errors import error_frame, http_error
-from nestling.api.json_body import LARGE_BYTES, parse_json_object
-from nestling.api.lifecycle import ClientDisconnectedError
-from nestling.api.metering import Caller, MeteredReply, cost_headers, metered, take
-from nestling.api.request_body import read_json_body
-from nestling.api.schemas import InferenceBody
-from nestling.api.services import Services
-from nestling.api.sse import SseStream, with_early_refusal
+from nestling.api.errors import error_frame
+from nestling.api.inference.metering import Caller, MeteredReply, cost_headers, metered, take
+from nestling.api.inference.replies import (
+    DONE_FRAME,
+    Collector,
+    FrameEncoder,
+    ReplyIdentity,
+    new_identity,
+)
+from nestling.api.inference.services import Services
+from nestling.api.inference.sse import SseStream, with_early_refusal
+from nestling.api.requests.chat import InferenceBody
+from nestling.api.requests.json_body import LARGE_BYTES, parse_json_object
 from nestling.chat.request import ChatDelta, PreparedGeneration
 from nestling.errors import EngineError, NestlingError, ServerShutdownError
 from nestling.log import get_logger
+from nestling.server.answers import send_body
+from nestling.server.context import RequestContext, request_context
+from nestling.server.errors import http_error
+from nestling.server.lifecycle import ClientDisconnectedError
+from nestling.server.request_body import read_json_body
 
 MAX_LOGGED_NAMES = 256
 """Unknown fields are logged once per name, and no more names than this."""

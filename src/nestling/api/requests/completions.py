@@ -6,19 +6,7 @@ The sampling fields are those of chat; see `schemas.py`. docs/api.md explains ea
 from collections.abc import Mapping
 from typing import Any
 
-from nestling.api.fields import (
-    MAX_INTEGER,
-    Boolean,
-    Integer,
-    Object,
-    Text,
-    invalid,
-    missing,
-    not_supported,
-    read_array,
-    wrong_type,
-)
-from nestling.api.schemas import (
+from nestling.api.requests.chat import (
     FIELDS,
     MAX_N,
     NEUTRAL_FIELDS,
@@ -30,6 +18,18 @@ from nestling.api.schemas import (
     read_sampling,
     refuse_unsupported,
     unknown_stream_options,
+)
+from nestling.api.requests.fields import (
+    MAX_INTEGER,
+    Boolean,
+    Integer,
+    Object,
+    Text,
+    invalid,
+    missing,
+    not_supported,
+    read_array,
+    wrong_type,
 )
 from nestling.chat.request import CompletionRequest
 from nestling.errors import ContextLengthExceededError

@@ -13,11 +13,11 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nestling.api.answers import send_body
-from nestling.api.errors import HttpError, error_body, http_error
-from nestling.api.lifecycle import ClientDisconnectedError
-from nestling.api.metrics import Metrics
 from nestling.log import get_logger
+from nestling.server.answers import send_body
+from nestling.server.errors import ErrorRenderer, HttpError, http_error
+from nestling.server.lifecycle import ClientDisconnectedError
+from nestling.server.metrics import HttpMetrics
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 REFUSED = "refused"
@@ -29,6 +29,7 @@ _log = get_logger("api")
 class RequestContext:
     """What is known of a request while it runs; found in `scope["state"]["context"]`."""
 
+    render_error: ErrorRenderer
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     inference_id: str | None = None
     client_request_id: str | None = None
@@ -65,24 +66,27 @@ def request_context(scope: Scope) -> RequestContext:
 
 
 async def send_error(scope: Scope, send: Send, error: HttpError) -> None:
-    """Send the one error body, with the request's id and path."""
-    request_id = request_context(scope).request_id
-    body = error_body(error, request_id=request_id, path=scope["path"])
+    """Send an error as this server writes it, with the request's id and path."""
+    context = request_context(scope)
+    body = context.render_error(error, request_id=context.request_id, path=scope["path"])
     await send_body(send, error.status, body, dict(error.headers))
 
 
 class RequestContextMiddleware:
     """See the module. One log line a request: no bodies, no query, no headers."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, render_error: ErrorRenderer) -> None:
         self._app = app
         self._metrics = metrics
+        self._render_error = render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end, whatever that is."""
         if scope["type"] != "http":
             raise RuntimeError(f"expected an http scope, but got {scope['type']}")
-        context = RequestContext(client_request_id=client_request_id(Headers(scope=scope)))
+        context = RequestContext(
+            self._render_error, client_request_id=client_request_id(Headers(scope=scope))
+        )
         scope.setdefault("state", {})["context"] = context
 
         async def send_with_headers(message: Message) -> None:

@@ -17,11 +17,11 @@ from nestling.accounts.ledger_records import Charge, Inference
 from nestling.accounts.money import credits_of
 from nestling.accounts.rate_limits import RateLimiter, RateState
 from nestling.api.auth import INFERENCE_SCOPE
-from nestling.api.context import RequestContext
-from nestling.api.latency import Latency
-from nestling.api.services import Services
+from nestling.api.inference.latency import Latency
+from nestling.api.inference.services import Services
 from nestling.chat.request import PreparedGeneration
 from nestling.errors import RateLimitError
+from nestling.server.context import RequestContext
 
 Outcome = Literal["succeeded", "aborted", "failed"]
 NOTE_INTERVAL_S = 0.5

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.rate_limits import RateLimiter
-from nestling.api.latency import LatencyWindow
-from nestling.api.lifecycle import Lifecycle
+from nestling.api.inference.latency import LatencyWindow
 from nestling.api.metrics import Metrics
 from nestling.chat.request import ChatModel
+from nestling.server.lifecycle import Lifecycle
 from nestling.settings import Settings
 
 

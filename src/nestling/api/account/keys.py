@@ -13,12 +13,11 @@ from starlette.types import Receive, Scope, Send
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.key_records import ApiKey, SpendLimit
 from nestling.accounts.money import usd
-from nestling.api.answers import send_body, time_text
-from nestling.api.fields import shown
-from nestling.api.json_body import parse_json_object
-from nestling.api.key_fields import read_key_changes, read_new_key
-from nestling.api.request_body import read_body, read_json_body
-from nestling.errors import NotFoundError
+from nestling.api.requests.json_body import parse_json_object
+from nestling.api.requests.keys import read_key_changes, read_new_key
+from nestling.errors import NotFoundError, shown
+from nestling.server.answers import send_body, time_text
+from nestling.server.request_body import read_body, read_json_body
 from nestling.settings import Settings
 
 

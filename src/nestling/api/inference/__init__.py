@@ -1,0 +1,1 @@
+"""Replies of the model over HTTP: whole or streamed, metered."""

@@ -1,0 +1,1 @@
+"""JSON of clients to one frozen request."""
