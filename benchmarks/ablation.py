@@ -1,8 +1,8 @@
-"""What each of the engine's optimisations is worth: all on, then one after the other switched off.
+"""Measures what each of the engine's optimisations is worth, by switching them off one by one.
 
-Run: `python benchmarks/ablation.py MODEL [--rounds N] [--off NAME ...]`. Every round measures all
-of them in turn, so that a noisy neighbour meets all; figures are medians, the factors those of the
-rounds. A factor of 1.20x says that with the optimisation the figure is 1.2 times as good.
+Run: `python benchmarks/ablation.py MODEL [--rounds N] [--off NAME ...]`. Each round measures all of
+them in turn, so that a noisy neighbour meets all. Figures are medians of the rounds, and so are the
+factors. A factor of 1.20x says that the figure is 1.2 times as good with the optimisation.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Figures = Mapping[str, float]
 
 
 def figures(result: BenchResult) -> dict[str, float]:
-    """What is compared: tokens a second, so more is better; memory in MiB, so less is."""
+    """Return the figures that are compared: tokens a second, and memory in MiB."""
     decode = result.decode_tokens_per_s.items()
     return {
         "prefill tokens/s": result.prefill_tokens_per_s,
@@ -33,7 +33,7 @@ def figures(result: BenchResult) -> dict[str, float]:
 
 
 def table(with_all: Sequence[Figures], without: Mapping[str, Sequence[Figures]]) -> list[list[str]]:
-    """Header and one row a switch: the median without it, and how much it wins."""
+    """Return a header and a row for each switch: the median without it, and its factor."""
     names = list(with_all[0])
     rows = [["switched off", *names], ["none", *(f"{_middle(with_all, n):,.1f}" for n in names)]]
     for switch, rounds in without.items():
@@ -52,7 +52,7 @@ def _middle(rounds: Sequence[Figures], name: str) -> float:
 
 
 def measure(plan: BenchPlan, switches: Sequence[str], num_rounds: int) -> list[list[str]]:
-    """The table of so many rounds."""
+    """Return the table of the rounds in Markdown."""
     with_all: list[Figures] = []
     without: dict[str, list[Figures]] = {name: [] for name in switches}
     for number in range(num_rounds):

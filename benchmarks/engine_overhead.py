@@ -1,8 +1,9 @@
-"""What the engine itself costs: time of a step around a model that computes nothing, child start.
+"""Measures what the engine itself costs, around a model that computes nothing.
 
-Run: `python benchmarks/engine_overhead.py`. Prints microseconds a step and a token for 1, 4 and 16
-streams, by vocabulary and by what the requests ask for; then seconds from start to a ready engine
-process and tokens a second over its socket. With a model path as argument, also its throughput.
+Run: `python benchmarks/engine_overhead.py [MODEL]`. Prints microseconds a step and a token for 1, 4
+and 16 requests, by vocabulary and by sampling parameters. Then it prints the seconds from start to
+a ready engine process, and the tokens a second over its socket. With a model it prints its
+throughput too.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ FAKE_PROCESS = Path(__file__).parent.parent / "tests" / "engine" / "fake_process
 
 
 class NullRunner:
-    """Ready-made logits, so that only the engine is on the clock."""
+    """A model with ready-made logits, so that only the engine's time is measured."""
 
     max_model_len = 4096
     num_blocks = num_sliding_blocks = 4096
@@ -55,7 +56,7 @@ class NullRunner:
 
 
 def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> float:
-    """Mean time of a decode step."""
+    """Return the mean time of a decode step."""
     events: list[EngineEvent] = []
     config = EngineConfig(model="-", max_num_seqs=16)
     loop = EngineLoop(NullRunner(vocab_size), config, events.extend)
@@ -70,7 +71,7 @@ def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> f
 
 
 def long_context_us(num_streams: int, num_tokens: int) -> float:
-    """Median time to schedule, build and advance a decode step of streams with such contexts."""
+    """Return the median time to schedule, build and advance a decode step at such contexts."""
     kv = KVCacheManager(
         num_blocks=num_streams * (num_tokens // 16 + 200),
         num_sliding_blocks=num_streams * 40,
@@ -112,7 +113,7 @@ async def one(client: EngineClient, name: str, prompt: list[int], num_tokens: in
 
 
 async def throughput(client: EngineClient, num_streams: int, num_tokens: int) -> float:
-    """Tokens a second of all streams together, first tokens included."""
+    """Return the tokens a second of all requests together, first tokens included."""
     begin = time.perf_counter()
     jobs = (
         one(client, str(i), [1 + i, 2, 3, 4, 5, 6, 7, 8], num_tokens) for i in range(num_streams)

@@ -1,8 +1,8 @@
 """Prints how fast the native sampler is on this machine.
 
 Run: `.venv/bin/python benchmarks/native_kernels.py`. Times are the best of many runs, in
-milliseconds, so that neighbours on the machine count little. The parts of a step are measured in
-their place: `nestling bench --profile`.
+milliseconds, so that neighbours on the machine count little. `nestling bench --profile` measures
+the parts of a step.
 """
 
 import platform
@@ -28,7 +28,7 @@ NEUTRAL: dict[str, Any] = {
 
 
 def best_ms(function: Callable[..., object], *args: object, **kwargs: object) -> float:
-    """Milliseconds of the fastest call in about half a second, at least five calls."""
+    """Return the milliseconds of the fastest of at least five calls in about half a second."""
     function(*args, **kwargs)
     times: list[float] = []
     deadline = time.perf_counter() + 0.5

@@ -1,10 +1,10 @@
-"""What the HTTP server itself costs: the whole web process around a model that answers at once.
+"""Measures what the whole web process costs, around a model that answers at once.
 
 Run: `python benchmarks/server_overhead.py [--keys N] [--json]`. A child process serves, with real
-keys and a real ledger in a temporary folder; this process is the load. Prints latencies at a fixed
-rate over 64 connections (of a request that had to wait for its connection from when it was due, so
-that queueing shows), requests per second and per second of the server's CPU time in a closed loop,
-frames per second of 500 streams, and the CPU time of a key check.
+keys and a real ledger in a temporary folder. This process is the load. It prints latencies at a
+fixed rate over 64 connections. A latency counts from when the request was due, so that queueing
+shows. It also prints requests per second, per second of the server's CPU time too, with all
+connections busy; frames per second of 500 streams; and the CPU time of a key check.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class InstantChat:
 
 
 class InstantReply:
-    """As many deltas as the request allows tokens."""
+    """A reply with as many deltas as the request allows tokens."""
 
     num_choices = 1
     num_prompt_tokens = 10
@@ -77,7 +77,7 @@ class InstantReply:
 
 
 def add_keys(path: Path, like: str, count: int) -> None:
-    """Add so many keys like the one with that prefix, in one transaction."""
+    """Add that many copies of the key with that prefix, in one transaction."""
     with closing(sqlite3.connect(path, timeout=30)) as database, database:
         found = database.execute("SELECT * FROM api_key WHERE prefix = ?", (like,))
         names = [column[0] for column in found.description]
@@ -102,7 +102,7 @@ async def healthy() -> Stats:
 
 
 async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
-    """Serve until killed; sends the URL and one key."""
+    """Serve until killed, and send the URL and one key first."""
     configure_logging("error", "json")
     settings = Settings(
         data_dir=folder, port=0, requests_per_minute=10**9, tokens_per_minute=10**12
@@ -117,7 +117,7 @@ async def serve_child(folder: Path, num_keys: int, pipe: Connection) -> None:
 
 
 async def key_check_us(accounts: Accounts, secret: str) -> float:
-    """CPU microseconds of one key check: the least of ten rounds."""
+    """Return the CPU microseconds of one key check, the least of ten rounds."""
     rounds = []
     for _ in range(10):
         begin = time.process_time()
@@ -128,14 +128,14 @@ async def key_check_us(accounts: Accounts, secret: str) -> float:
 
 
 def run_child(folder: Path, num_keys: int, pipe: Connection) -> None:
-    """The child's main function."""
+    """Run the child process."""
     import uvloop
 
     uvloop.run(serve_child(folder, num_keys, pipe))
 
 
 def request_bytes(secret: str, **fields: object) -> bytes:
-    """One whole HTTP request."""
+    """Return one whole HTTP request."""
     body = {"model": "instant", "messages": [{"role": "user", "content": "Hello!"}], **fields}
     content = json.dumps(body).encode()
     head = (
@@ -174,7 +174,7 @@ class Load:
 
 
 async def latencies_ms(load: Load) -> list[float]:
-    """Latency of each request, from when it was due."""
+    """Return the latency of each request, from when it was due."""
     found: list[float] = []
     begin = time.perf_counter() + 0.5
 
@@ -195,7 +195,7 @@ async def latencies_ms(load: Load) -> list[float]:
 
 
 async def closed_loop(load: Load) -> int:
-    """Number of requests that were answered in `DURATION_S` with all connections busy."""
+    """Return the number of requests answered in `DURATION_S` with all connections busy."""
     end = time.perf_counter() + DURATION_S
     count = 0
 
@@ -229,7 +229,7 @@ class StreamCounter(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Count; a frame that is cut in two is counted by its first 7 bytes, wherever they are."""
+        """Count frames by their first 7 bytes, also of a frame that is cut in two."""
         self.num_frames += (self._tail[-6:] + data).count(b"data: {")
         self._tail = (self._tail + data)[-32:]
         if self._tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
@@ -243,7 +243,7 @@ class StreamCounter(asyncio.Protocol):
 
 
 async def streams(load: Load) -> tuple[int, float]:
-    """Frames that arrived on `NUM_STREAMS` streams at once, and the seconds that took."""
+    """Return the frames that arrived on `NUM_STREAMS` streams at once, and the seconds."""
     counters = [await load.counter() for _ in range(NUM_STREAMS)]
     begin = time.perf_counter()
     for counter in counters:
@@ -253,13 +253,13 @@ async def streams(load: Load) -> tuple[int, float]:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process so far."""
+    """Return the user and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
 
 
 async def measure(port: int, secret: str, pid: int) -> dict[str, float]:
-    """All figures."""
+    """Return all figures."""
     whole = Load(port, request_bytes(secret, max_tokens=1))
     await closed_loop(whole)  # warm up
     at_rate = sorted(await latencies_ms(whole))

@@ -1,9 +1,10 @@
-"""64 streams of mixed lengths on the real engine for some minutes, with random aborts and a cache
-that is too small for all of them: nobody's tokens change, no block and no memory is lost.
+"""Checks that nothing changes or leaks when 64 requests run at once for some minutes.
 
-Run: `python benchmarks/soak.py [MODEL.gguf] [--minutes 10]`; without a model the embedded one. Each
-of the requests is first run alone; whatever runs beside it later, it must give the same tokens
-again, or their beginning if it is aborted. Exit code 1 if that or a count fails.
+Run: `python benchmarks/soak.py [MODEL.gguf] [--minutes 10]`; the default is the embedded model.
+The real engine runs requests of mixed lengths, with random aborts and a cache too small for all.
+Each request runs alone first. Later it must give the same tokens again whatever runs beside it, or
+their beginning if it is aborted. At the end no block and no memory may be lost. The exit code is 1
+if a check fails.
 """
 
 import argparse
@@ -31,19 +32,19 @@ from nestling.weights.catalog import embedded_model
 NUM_STREAMS = 64
 NUM_KINDS = 48
 NUM_BLOCKS = 500
-"""Of 16 positions: fewer than the streams take together now and then."""
+"""Blocks of 16 positions: sometimes fewer than all requests together need."""
 ABORT_SHARE = 0.1
 MOST_GROWTH_BYTES = 16 << 20
 MIB = 1 << 20
 
 
 class SoakError(Exception):
-    """What must never happen did."""
+    """A check of the soak has failed."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A request, and what it gives when nothing runs beside it."""
+    """A request and the tokens that it gives when nothing runs beside it."""
 
     prompt: list[int]
     params: SamplingParams
@@ -52,7 +53,7 @@ class Kind:
 
 
 class Soak:
-    """One loop, stepped here; `live` are the requests that run, by id, with their tokens so far."""
+    """The engine's loop, stepped here. `live` maps running requests to their tokens so far."""
 
     def __init__(self, model: str) -> None:
         config = EngineConfig(
@@ -72,7 +73,7 @@ class Soak:
         self.num_finished = self.num_aborted = self.num_tokens = 0
 
     def new_kind(self) -> Kind:
-        """Lengths from a few tokens to a thousand; some beginnings are shared."""
+        """Return a request of a few to a thousand tokens; some share their beginning."""
         rng = self._rng
         shared = random.Random(rng.randrange(6))
         begin = [shared.randrange(self._num_ids) for _ in range(shared.choice((0, 20, 100, 600)))]
@@ -91,18 +92,18 @@ class Soak:
         return Kind(kind.prompt, params, kind.salt, tuple(tokens))
 
     def submit(self, kind: Kind) -> None:
-        """Start it."""
+        """Submit a request."""
         name = str(self._num_submitted)
         self._num_submitted += 1
         self.live[name] = (kind, [])
         self._loop.post(Submit(name, kind.prompt, kind.params, kind.salt))
 
     def abort_one(self) -> None:
-        """Any of those that run or wait."""
+        """Abort one of the requests that run or wait."""
         self._loop.post(Abort(self._rng.choice(list(self.live))))
 
     def step(self, *, is_alone: bool = False) -> None:
-        """One step of the engine; raises SoakError when a request's tokens are others."""
+        """Run one step of the engine. Raise SoakError if a request's tokens differ."""
         self._loop.step()
         events, self._events[:] = list(self._events), []
         for event in events:
@@ -129,14 +130,14 @@ class Soak:
             raise SoakError(f"request {event.request_id} ended after {len(tokens)} tokens")
 
     def snapshot(self) -> Stats:
-        """The engine's counters."""
+        """Return the engine's counters."""
         self._loop.post(GetStats(0))
         self.step()
         return self.stats[-1]
 
 
 def main() -> None:
-    """Soak, tell, judge."""
+    """Run the soak, print its figures and check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=str(embedded_model().path))
     parser.add_argument("--minutes", type=float, default=10.0)

@@ -1,12 +1,11 @@
-"""Nestling and llama.cpp on the same GGUF file, interleaved in one run: medians, ratios, targets.
+"""Measures Nestling and llama.cpp in turn on the same GGUF file, and says which targets are met.
 
 Run: `python benchmarks/vs_llamacpp.py MODEL.gguf --work-dir DIR [--rounds N] [--json]`. The first
-run builds llama.cpp natively from the sources that `llama-cpp-python` carries on PyPI, with an
-environment of its own in DIR (some minutes, once); `--llama-bin` takes a build of yours instead.
-Nestling is started once before the rounds, so that it packs the file if it has not yet; that start
-is a row of its own. Each round measures both programs, so that a noisy neighbour meets both; a
-ratio is the median of the rounds' own ratios. Needs Linux, a C++ compiler and `nestling` beside
-this Python.
+run builds llama.cpp natively from the sources that `llama-cpp-python` carries on PyPI. This takes
+some minutes and an environment of its own in DIR; `--llama-bin` takes a build of yours instead.
+Nestling starts once before the rounds, so that the file is packed; that start is a row of its own.
+Each round measures both programs, so that a noisy neighbour meets both. A ratio is the median of
+the rounds' own ratios. The script needs Linux, a C++ compiler and `nestling` beside this Python.
 """
 
 import argparse
@@ -46,7 +45,7 @@ GIB = 1 << 30
 
 
 def build(work_dir: Path) -> Path:
-    """The folder of llama.cpp's tools, built there if they are not yet."""
+    """Return the folder of llama.cpp's tools, which are built there the first time."""
     found = work_dir / "build" / "bin"
     if all((found / tool).exists() for tool in TOOLS):
         return found
@@ -85,12 +84,12 @@ class Finished:
 
     stdout: str
     first_output_s: float
-    """From its start to its first byte of output."""
+    """Seconds from its start to its first byte of output."""
     peak_bytes: int
 
 
 def run(*argv: str) -> Finished:
-    """Run a program; ends this one with what it said if it fails."""
+    """Run a program. If it fails, end this one with its output."""
     begin = time.perf_counter()
     with (
         tempfile.TemporaryFile() as errors,
@@ -110,7 +109,7 @@ def run(*argv: str) -> Finished:
 
 @dataclass(frozen=True)
 class Case:
-    """What both programs are asked to do."""
+    """The work that both programs get."""
 
     model: str
     threads: int
@@ -121,7 +120,7 @@ class Case:
 
 
 def measure_llama_cpp(bin_dir: Path, case: Case, load_mode: str) -> dict[str, float]:
-    """Figures of one round in one load mode, by the names of the rows."""
+    """Return the figures of one round in one load mode, by the names of the rows."""
     common = ["-m", case.model, "-t", str(case.threads), "-lm", load_mode]
     sizes = ",".join(map(str, case.batch))
     cells = max(case.batch) * (case.context + case.generate)
@@ -144,7 +143,7 @@ def measure_llama_cpp(bin_dir: Path, case: Case, load_mode: str) -> dict[str, fl
 
 
 def measure_llama_cpp_start(bin_dir: Path, case: Case, load_mode: str) -> dict[str, float]:
-    """First token and memory; these want memory mapping as often as not, whatever speed wants."""
+    """Return the time to the first token and the peak memory in one load mode."""
     start = run(
         str(bin_dir / "llama-completion"),
         *("-m", case.model, "-t", str(case.threads), "-tb", str(case.threads), "-lm", load_mode),
@@ -154,7 +153,7 @@ def measure_llama_cpp_start(bin_dir: Path, case: Case, load_mode: str) -> dict[s
 
 
 def best_of(modes: list[dict[str, float]]) -> dict[str, float]:
-    """Of each figure the best: the most tokens a second, the least seconds and bytes."""
+    """Return the best of each figure: the most tokens a second, the least seconds and bytes."""
     least = {"start", "memory"}
     return {
         name: (min if name in least else max)(mode[name] for mode in modes) for name in modes[0]
@@ -162,7 +161,7 @@ def best_of(modes: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measure_nestling(nestling: str, case: Case) -> dict[str, float]:
-    """Figures of one round, by the names of the rows."""
+    """Return the figures of one round, by the names of the rows."""
     found = json.loads(
         run(
             nestling,
@@ -190,7 +189,7 @@ def measure_nestling(nestling: str, case: Case) -> dict[str, float]:
 
 
 def measure_first_start(nestling: str, case: Case) -> float:
-    """Seconds from process start to first token of a start that packs unless the file is packed."""
+    """Return the seconds from process start to first token, with packing if it is needed."""
     least = ("--prompt", "16", "--generate", "1", "--batch", "1", "--memory-context", "16")
     done = run(
         nestling,
@@ -216,7 +215,7 @@ def held(lock: Path | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: both medians, their ratio, and the targets of docs/speed.md."""
+    """One line of the table: both medians, their ratio, and the targets of docs/speed.md."""
 
     what: str
     llama_cpp: str
@@ -228,7 +227,7 @@ class Row:
 
 
 def verdict(value: float, must: float, aim: float) -> str:
-    """Targets with must < aim are least values, others most values."""
+    """Return whether the target is met. If must < aim, larger values are better."""
     sign = 1 if must < aim else -1
     if sign * value >= sign * aim:
         return "aim reached"
@@ -244,7 +243,7 @@ def table(
     ours: list[dict[str, float]],
     first_start_s: float,
 ) -> list[Row]:
-    """Medians over the rounds; ratios are paired within a round."""
+    """Return medians over the rounds, and ratios that are paired within a round."""
 
     def middle(rounds: list[dict[str, float]], name: str) -> float:
         return median(figures[name] for figures in rounds)
@@ -304,7 +303,7 @@ def table(
 
 
 def _prefix_row(share: float, steps: float) -> Row:
-    """Of our own full prefill, which is the harder measure; the aim is one decode step."""
+    """Compare a prefix hit with our own full prefill. The aim is one decode step."""
     found = "aim reached" if round(steps, 1) <= 1 else verdict(share, 1 / 20, 0)
     what = f"first token after a known prefix of {PREFIX_TOKENS:,}, of its prefill"
     shown = f"1/{1 / share:,.0f}, {steps:.1f} steps"
@@ -312,7 +311,7 @@ def _prefix_row(share: float, steps: float) -> Row:
 
 
 def print_rows(rows: list[Row]) -> None:
-    """A table in Markdown, so that it can go into docs/speed.md as it is."""
+    """Print a table in Markdown, which can go into docs/speed.md as it is."""
     print("| what | llama.cpp | nestling | ratio | must reach | aim | |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
@@ -322,7 +321,7 @@ def print_rows(rows: list[Row]) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="a Gemma 3n .gguf file")
     where = parser.add_mutually_exclusive_group(required=True)
@@ -345,7 +344,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Build, measure in rounds, print."""
+    """Build llama.cpp, measure in rounds, and print the table."""
     args = arguments()
     if not args.model.exists():
         sys.exit(f"{args.model}: there is no such file")
