@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 import httpx
+from starlette.routing import Route
 
+from nestling.api.auth import GuardedEndpoint
 from nestling.server.application import Application
 
 from .conftest import AUTH, chat_body
@@ -20,8 +22,27 @@ def client_of(app: Application, host: str = "localhost") -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}")
 
 
+def routes_of(app: Application) -> list[Route]:
+    """Return the app's routes; each of them has a path, methods and an endpoint."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    assert len(routes) == len(app.routes)
+    return routes
+
+
+def guard_of(route: Route) -> GuardedEndpoint:
+    """Return the endpoint behind its access class: the app has no others."""
+    assert isinstance(route.endpoint, GuardedEndpoint)
+    return route.endpoint
+
+
+def methods_of(route: Route) -> set[str]:
+    """Return the methods of a route but HEAD, which comes with GET."""
+    assert route.methods
+    return route.methods - {"HEAD"}
+
+
 def check_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    body = response.json()
+    body: dict[str, Any] = response.json()
     assert list(body) == ["error", "message", "path", "requestId", "statusCode", "timestamp"]
     assert list(body["error"]) == ["message", "type", "param", "code"]
     assert response.status_code == body["statusCode"] == status

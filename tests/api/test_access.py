@@ -9,12 +9,13 @@ from starlette.routing import Route
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.api.auth import Access, GuardedEndpoint
+from nestling.engine.messages import Stats
 from nestling.errors import AuthenticationError, EngineError, StoreError
 from nestling.server.application import Application
 from nestling.settings import Settings
 
 from .conftest import AUTH, KEY, FakeChat, chat_body, healthy
-from .helpers import PATH, check_error, client_of, post
+from .helpers import PATH, check_error, client_of, guard_of, methods_of, post, routes_of
 from .test_connections import exchange
 
 BAD_AUTHORIZATIONS = [
@@ -100,10 +101,12 @@ def test_every_route_has_an_access_class(app: Application) -> None:
 async def test_keyed_routes_refuse_without_a_key(
     app: Application, client: httpx.AsyncClient
 ) -> None:
-    keyed = [r for r in app.routes if r.endpoint.access not in {Access.PUBLIC, Access.OPERATOR}]
+    keyed = [
+        r for r in routes_of(app) if guard_of(r).access not in {Access.PUBLIC, Access.OPERATOR}
+    ]
     assert len(keyed) >= 4
     for route in keyed:
-        for method in route.methods - {"HEAD"}:
+        for method in methods_of(route):
             check_error(await client.request(method, route.path), 401, "invalid_api_key")
 
 
@@ -164,7 +167,7 @@ async def test_paths_are_exact(url: str, path: str, status: int) -> None:
 
 
 async def test_health(chat: FakeChat, accounts: Accounts, settings: Settings) -> None:
-    async def sick() -> None:
+    async def sick() -> Stats:
         raise EngineError("it is gone")
 
     app = create_app(chat, accounts, settings, sick)

@@ -12,13 +12,17 @@ from nestling.server import errors
 from nestling.server.application import Application
 from nestling.settings import Settings
 
+from .helpers import methods_of, routes_of
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def test_routes(app: Application) -> None:
-    for route in app.routes:
-        for method in route.methods - {"HEAD"}:
+    routes = routes_of(app)
+    assert routes
+    for route in routes:
+        for method in methods_of(route):
             assert f"`{method} {route.path}`" in PAGE
 
 
@@ -40,6 +44,12 @@ def test_roles(role: str) -> None:
     assert f"`{role}`" in PAGE
 
 
+def texts_in(nodes: list[ast.expr]) -> set[str]:
+    """Return the nodes that are literal strings."""
+    values = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return {value for value in values if isinstance(value, str)}
+
+
 def codes_in_source() -> set[str]:
     """Every code that api/ and server/ raise and every class's own."""
     found = set(errors._HTTP_CODES.values())
@@ -47,10 +57,9 @@ def codes_in_source() -> set[str]:
     for path in (path for room in rooms for path in room.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "code":
-                node = node.value
-                found |= {node.value} if isinstance(node, ast.Constant) else set()
+                found |= texts_in([node.value])
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "invalid":
-                found |= {a.value for a in node.args[2:] if isinstance(a, ast.Constant)}
+                found |= texts_in(node.args[2:])
     classes = [cls for cls, _, _ in errors._STATUSES]
     return found | {c.code for cls in classes for c in (cls, *cls.__subclasses__())}
 

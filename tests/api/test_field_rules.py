@@ -13,8 +13,8 @@ from .conftest import FakeChat, chat_body
 from .helpers import PATH, check_error
 from .threaded import ThreadedServer, threaded_server
 
-NUMBERS = ("temperature", "top_p", "min_p", "top_a", "top_k", "max_tokens", "repetition_penalty")
-NUMBERS += ("frequency_penalty", "presence_penalty")
+NUMBERS = ["temperature", "top_p", "min_p", "top_a", "top_k", "max_tokens", "repetition_penalty"]
+NUMBERS += ["frequency_penalty", "presence_penalty"]
 INTEGERS = ("max_completion_tokens", "seed", "n", "top_logprobs")
 TYPES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(NUMBERS, ("integer", "decimal")),

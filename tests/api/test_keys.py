@@ -158,13 +158,14 @@ def test_changes_leave_the_rest(manager: httpx.Client, method: str) -> None:
     made = make(manager, name="before", scopes=["model:chat"])
     del made["key"]
     path = f"/v1/keys/{made['prefix']}"
-    for fields in (
+    changes: list[dict[str, Any]] = [
         {"name": "after"},
         {"disabled": True},
         {"limit": {"retention": "week", "threshold": 2.5}},
         {"scopes": []},
         {"disabled": False, "name": None, "limit": None, "scopes": None},
-    ):
+    ]
+    for fields in changes:
         response = manager.request(method, path, json=fields)
         assert response.status_code == 200
         changed = response.json()["data"]

@@ -110,7 +110,7 @@ async def test_elsewhere_it_needs_a_management_key(
     chat: FakeChat, accounts: Accounts, settings: Settings
 ) -> None:
     wide = settings.model_copy(update={"host": "192.0.2.1"})
-    transport = httpx.ASGITransport(create_app(chat, accounts, wide, None))
+    transport = httpx.ASGITransport(create_app(chat, accounts, wide, healthy))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         assert (await client.get("/metrics")).status_code == 401
         assert (await client.get("/metrics", headers=AUTH)).status_code == 403

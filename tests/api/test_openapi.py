@@ -24,6 +24,7 @@ from nestling.server.application import Application
 from nestling.settings import Settings
 
 from .conftest import AUTH, FakeChat, chat_body, healthy
+from .helpers import guard_of, routes_of
 
 LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 
@@ -32,14 +33,15 @@ LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 async def document(client: httpx.AsyncClient) -> dict[str, Any]:
     response = await client.get("/openapi.json")
     assert response.status_code == 200
-    return response.json()
+    document: dict[str, Any] = response.json()
+    return document
 
 
 async def test_every_route_and_no_other(app: Application, document: dict[str, Any]) -> None:
     routes = {
         (method.lower(), route.path.replace(":path}", "}"))
-        for route in app.routes
-        for method in route.endpoint.handlers
+        for route in routes_of(app)
+        for method in guard_of(route).handlers
     }
     described = {(method, path) for path, item in document["paths"].items() for method in item}
     assert described == routes
@@ -57,9 +59,9 @@ async def test_schemas_are_json_schemas(document: dict[str, Any]) -> None:
 
 
 async def test_keyed_routes_say_so(app: Application, document: dict[str, Any]) -> None:
-    for route in app.routes:
+    for route in routes_of(app):
         path = route.path.replace(":path}", "}")
-        is_open = route.endpoint.access.value in ("public", "operator")
+        is_open = guard_of(route).access.value in ("public", "operator")
         for operation in document["paths"][path].values():
             assert ("security" in operation) is not is_open
 
@@ -94,7 +96,8 @@ async def test_schema_and_reader_agree(document: dict[str, Any], name: str) -> N
 
 def schema_of(document: dict[str, Any], path: str) -> dict[str, Any]:
     body = document["paths"][path]["post"]["requestBody"]
-    return body["content"]["application/json"]["schema"]
+    schema: dict[str, Any] = body["content"]["application/json"]["schema"]
+    return schema
 
 
 def is_read_by(reader: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> bool:
@@ -105,7 +108,18 @@ def is_read_by(reader: Callable[[dict[str, Any]], Any], body: dict[str, Any]) ->
     return True
 
 
-PROMPTS = ["", "x", [], [1, 2], [0] * 40, ["x"] * 4, ["x"] * 33, ["x", [1]], [[]], [[1], [2.0]]]
+PROMPTS: list[Any] = [
+    "",
+    "x",
+    [],
+    [1, 2],
+    [0] * 40,
+    ["x"] * 4,
+    ["x"] * 33,
+    ["x", [1]],
+    [[]],
+    [[1], [2.0]],
+]
 PROMPTS += [["x"] * (32 // n) for n in range(1, 9)] + [["x"] * (32 // n + 1) for n in range(1, 9)]
 PROMPTS += [None, 5, {}, [None], [1, "x"], ["x", 1], [[1.5]], [True], [[[1]]]]
 
@@ -126,7 +140,7 @@ async def test_prompts_and_choices_are_told_as_they_are(document: dict[str, Any]
                 assert validator.is_valid(body) == is_read, body
 
 
-NAMES = [
+NAMES: list[Any] = [
     "",
     "x",
     "x" * 100,
@@ -144,7 +158,7 @@ THRESHOLDS = [0, 0.0, -1, 1e-10, 9.99e-10, 1e-9, 0.5, 10**9, 10**9 + 1, True, "1
 
 async def test_names_and_limits_are_told_as_they_are(document: dict[str, Any]) -> None:
     validator = jsonschema.Draft202012Validator(schema_of(document, "/v1/keys"))
-    bodies = [{"name": name} for name in NAMES]
+    bodies: list[dict[str, Any]] = [{"name": name} for name in NAMES]
     bodies += [{"limit": {"retention": "day", "threshold": value}} for value in THRESHOLDS]
     for body in bodies:
         assert validator.is_valid(body) == is_read_by(read_new_key, body), body
@@ -205,7 +219,7 @@ async def test_operators_routes_need_a_key_beyond_loopback(
 ) -> None:
     public = settings.model_copy(update={"host": "0.0.0.0"})  # noqa: S104 - nothing listens
     app = create_app(chat, accounts, public, healthy)
-    described = document_of(app.state.services, app.routes)["paths"]["/metrics"]["get"]
+    described = document_of(app.state.services, routes_of(app))["paths"]["/metrics"]["get"]
     assert described["security"] == [{"access-token": []}]
     assert {"401", "403"} <= set(described["responses"])
 

@@ -22,7 +22,7 @@ async def test_each_part_is_a_label() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await metrics.endpoint(scope, receive, send)
 
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         lines = (await client.get("/metrics")).text.splitlines()
     assert 'nestling_engine_part_seconds{part="model"} 2.5' in lines

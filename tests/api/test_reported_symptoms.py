@@ -64,7 +64,8 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     """A whole answer."""
     response = await client.post(PATH, json=chat_body(**fields))
     assert response.status_code == 201, response.text
-    return response.json()
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 async def stream(client: httpx.AsyncClient, **fields: Any) -> list[dict[str, Any]]:

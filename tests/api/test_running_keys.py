@@ -40,7 +40,9 @@ def client_with(url: str, secret: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, headers=headers, timeout=20)
 
 
-async def ask(url: str, secret: str, chat: FakeChat, **fields: object) -> asyncio.Task:
+async def ask(
+    url: str, secret: str, chat: FakeChat, **fields: object
+) -> asyncio.Task[httpx.Response]:
     """Start a request and wait until the model has it."""
 
     async def post() -> httpx.Response:

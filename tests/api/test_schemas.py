@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.api.requests.chat import FIELDS, KNOWN_FIELDS, read_chat_body
+from nestling.api.requests.chat import FIELDS, KNOWN_FIELDS, InferenceBody, read_chat_body
 from nestling.api.requests.json_body import parse_json_object
 from nestling.api.requests.messages import MessageLimits
+from nestling.chat.request import ChatRequest
 from nestling.chat.template import ChatMessage
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
@@ -20,8 +21,14 @@ LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 NAMES = (MODEL, "nestling-nano", "nano")
 
 
-def read(**fields: Any):
+def read(**fields: Any) -> InferenceBody:
     return read_chat_body(chat_body(**fields), NAMES, LIMITS)
+
+
+def messages_of(body: InferenceBody) -> tuple[ChatMessage, ...]:
+    """Return the messages of a chat request."""
+    assert isinstance(body.request, ChatRequest)
+    return body.request.messages
 
 
 def test_example_body_of_the_page() -> None:
@@ -36,7 +43,7 @@ def test_example_body_of_the_page() -> None:
     }"""
     body = read_chat_body(parse_json_object(raw), NAMES, LIMITS)
     request = body.request
-    assert request.messages == (ChatMessage("user", "text"),)
+    assert messages_of(body) == (ChatMessage("user", "text"),)
     assert (request.max_tokens, request.seed, request.top_k) == (512, 1, 1)
     assert request.logit_bias == {"ANY_ADDITIONAL_PROPERTY": 1.0}
     assert request.stop == ("text",)
@@ -242,7 +249,7 @@ def test_content_forms() -> None:
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "user", "content": ""},
     ]
-    assert [(m.role, m.text) for m in read(messages=messages).request.messages] == [
+    assert [(m.role, m.text) for m in messages_of(read(messages=messages))] == [
         ("system", "s"),
         ("developer", "ab"),
         ("user", ""),
@@ -255,7 +262,7 @@ def test_content_forms() -> None:
 def test_names_tell_participants_of_one_role_apart() -> None:
     def texts(*names: str | None) -> list[str]:
         messages = [{"role": "user", "content": "x", "name": name} for name in names]
-        return [message.text for message in read(messages=messages).request.messages]
+        return [message.text for message in messages_of(read(messages=messages))]
 
     assert texts("Ann", "Ann", None) == ["x", "x", "x"]
     assert texts("Ann", "Bob", None) == ["Ann: x", "Bob: x", "x"]
@@ -314,7 +321,12 @@ def test_unknown_fields_are_reported_and_ignored() -> None:
 
 def test_unknown_fields_within_are_reported_too() -> None:
     part = {"type": "text", "text": "hi", "cache_control": {}}
-    told = {"content": "x", "refusal": None, "annotations": [], "reasoning_content": None}
+    told: dict[str, Any] = {
+        "content": "x",
+        "refusal": None,
+        "annotations": [],
+        "reasoning_content": None,
+    }
     messages = [
         {"role": "user", "content": [part, part], "mood": 5, "tool_call_id": None},
         {"role": "assistant", **told},

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -17,7 +17,8 @@ import schemathesis
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.checks import CHECKS, CheckFunction, load_all_checks
+from schemathesis.core.result import Ok
 
 from nestling.api.requests.chat import KNOWN_FIELDS
 from nestling.api.requests.messages import MAX_FILES
@@ -29,9 +30,11 @@ from .threaded import ThreadedServer, threaded_server
 
 load_all_checks()
 NUM_EXAMPLES = int(os.environ.get("NESTLING_TEST_EXAMPLES", "15"))
-(ACCEPTS_VALID,) = CHECKS.get_by_names(["positive_data_acceptance"])
-(REFUSES_INVALID,) = CHECKS.get_by_names(["negative_data_rejection"])
-(DOCUMENTED_STATUS,) = CHECKS.get_by_names(["status_code_conformance"])
+CHECK_NAMES = ["positive_data_acceptance", "negative_data_rejection", "status_code_conformance"]
+ACCEPTS_VALID, REFUSES_INVALID, DOCUMENTED_STATUS = cast(
+    "list[CheckFunction]", CHECKS.get_by_names(CHECK_NAMES)
+)
+Case = schemathesis.Case[Any]
 
 # `period` excludes `start` and `end`, and one of the two ways is needed: OpenAPI cannot say that.
 WINDOWED = ("/v2/usage", "/v2/usage/detail", "/v2/logs")
@@ -56,14 +59,14 @@ def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded
         yield server
 
 
-def examples(**changed: int) -> settings:
+def examples(max_examples: int = NUM_EXAMPLES, stateful_step_count: int = 50) -> settings:
     """The same cases on every run, so that a failure is one that the change before it made."""
     return settings(
-        max_examples=changed.pop("max_examples", NUM_EXAMPLES),
+        max_examples=max_examples,
+        stateful_step_count=stateful_step_count,
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
-        **changed,
     )
 
 
@@ -72,7 +75,7 @@ def examine(operation: Any, mode: GenerationMode, check: Callable[[Any], None]) 
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @examples()
-    def run(case: schemathesis.Case) -> None:
+    def run(case: Case) -> None:
         check(case)
 
     try:
@@ -86,12 +89,13 @@ def examine(operation: Any, mode: GenerationMode, check: Callable[[Any], None]) 
 def test_our_document(server: ThreadedServer, mode: GenerationMode) -> None:
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     for found in document.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         is_management = operation.path.startswith("/v1/keys")
         key = server.management_key if is_management else server.api_key
         excluded = [ACCEPTS_VALID] if operation.path in WINDOWED + PAGED else []
 
-        def check(case: schemathesis.Case, key: str = key, excluded: Any = excluded) -> None:
+        def check(case: Case, key: str = key, excluded: Any = excluded) -> None:
             assume(not has_too_many_files(case.body))
             if mode is GenerationMode.POSITIVE:
                 to_come(case.body)
@@ -131,20 +135,20 @@ def walk_through_keys(server: ThreadedServer) -> Counter[tuple[str, bool]]:
     keys = f"{server.url}/v1/keys"
     seen: Counter[tuple[str, bool]] = Counter()
 
-    class Keys(document.include(path_regex="^/v1/keys").as_state_machine()):
+    class Keys(document.include(path_regex="^/v1/keys").as_state_machine()):  # type: ignore[misc] # made at run time
         def setup(self) -> None:
             """Begin without keys: what is drawn must not depend on the sequence before."""
             for key in requests.get(keys, headers=headers, timeout=10).json()["data"]:
                 requests.delete(f"{keys}/{key['prefix']}", headers=headers, timeout=10)
 
-        def before_call(self, case: schemathesis.Case) -> None:
+        def before_call(self, case: Case) -> None:
             if case.meta is None or case.meta.generation.mode is GenerationMode.POSITIVE:
                 to_come(case.body)
 
-        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+        def get_call_kwargs(self, case: Case) -> dict[str, Any]:
             return {"headers": headers}
 
-        def after_call(self, response: Any, case: schemathesis.Case) -> None:
+        def after_call(self, response: Any, case: Case) -> None:
             is_one = "{" in case.operation.path
             seen[f"{case.method} {'one' if is_one else 'all'}", response.status_code == 200] += 1
 
@@ -195,7 +199,7 @@ def test_the_page_is_served(strict_server: ThreadedServer) -> None:
     schema = schemathesis.openapi.from_dict(PAGE)
     operation = schema["/v1/chat/completions"]["POST"]
 
-    def check(case: schemathesis.Case) -> None:
+    def check(case: Case) -> None:
         within_decisions(case.body)
         headers = {"Authorization": f"Bearer {strict_server.api_key}"}
         response = case.call_and_validate(base_url=strict_server.url, headers=headers)
@@ -211,7 +215,7 @@ def test_what_the_page_excludes_is_refused(strict_server: ThreadedServer) -> Non
     validator = jsonschema.Draft4Validator(PAGE_BODY)
     num_refused = 0
 
-    def check(case: schemathesis.Case) -> None:
+    def check(case: Case) -> None:
         headers = {"Authorization": f"Bearer {strict_server.api_key}"}
         # The page documents 201 only; `REFUSES_INVALID` counts what `without_tolerance` takes out.
         response = case.call_and_validate(

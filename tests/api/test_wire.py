@@ -1,19 +1,21 @@
 """The real server spoken to by the real `openai` client and by the page's own example."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import openai
 import pytest
 import requests
+from openai.types.chat import ChatCompletionMessageParam
 
 from .conftest import KEY, MODEL, FakeChat
 
 TEXT = "Hello there 👋"
-MESSAGES = [{"role": "user", "content": "hi"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture
-async def client(url: str):
+async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
@@ -55,7 +57,9 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     reply = await client.chat.completions.create(
         model=MODEL, messages=MESSAGES, logprobs=True, top_logprobs=2
     )
+    assert reply.choices[0].logprobs is not None
     content = reply.choices[0].logprobs.content
+    assert content is not None
     assert "".join(item.token for item in content) == TEXT
     assert content[0].top_logprobs[1].logprob == -9999.0
     assert content[0].top_logprobs[1].bytes is None

@@ -35,7 +35,7 @@ class Seen:
     problems: list[str] = field(default_factory=list)
 
 
-def cost_of(usage: dict[str, Any]) -> int:
+def cost_of(usage: dict[str, int]) -> int:
     return PRICES[0] * usage["prompt_tokens"] + PRICES[1] * usage["completion_tokens"]
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.conftest import Server
 from tests.e2e.replies import endless, replies_ended, until_running
 
 MODEL = "google/gemma-3n-e4b-it"
-ASK = [{"role": "user", "content": "Count from 3 to 7."}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from 3 to 7."}]
 
 
 @pytest.fixture

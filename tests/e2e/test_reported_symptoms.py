@@ -50,7 +50,8 @@ def ask(client: httpx.Client, content: str = STORY, **fields: Any) -> dict[str, 
     """A whole answer of at most 40 tokens."""
     response = client.post(PATH, json=body(content, **{"max_tokens": 40, **fields}))
     assert response.status_code == 201, response.text
-    return response.json()
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def say(client: httpx.Client, content: str = STORY, **fields: Any) -> str:
@@ -103,7 +104,7 @@ def test_09_logit_bias_acts_by_id_and_by_text(client: httpx.Client, tokenizer: T
     assert say(client, count, logit_bias={str(comma): 100}, max_tokens=5) == ",,,,,"
 
 
-CHANGES = [
+CHANGES: list[dict[str, Any]] = [
     {"temperature": 0},
     {"top_p": 0.01},
     {"top_k": 1},
@@ -123,7 +124,7 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES, ids=[next(iter(change)) for change in CHANGES])
 def test_10_every_field_acts(client: httpx.Client, change: dict[str, Any]) -> None:
     """With the seed fixed, the answer differs from the one without the field."""
-    hot = {"temperature": 1.6, "seed": 7, "logit_bias": no_end_of_turn()}
+    hot: dict[str, Any] = {"temperature": 1.6, "seed": 7, "logit_bias": no_end_of_turn()}
     change = {k: {**hot[k], **v} if isinstance(v, dict) else v for k, v in change.items()}
     plain = ask(client, **hot)
     assert ask(client, **hot)["choices"] == plain["choices"]
@@ -148,7 +149,7 @@ def test_10_n_acts(client: httpx.Client) -> None:
 @pytest.mark.parametrize("temperature", [0, 1.3])
 def test_11_same_seed_same_answer_under_load(client: httpx.Client, temperature: float) -> None:
     """Alone, and eight times among eight strangers."""
-    fields = {"temperature": temperature, "seed": 11}
+    fields: dict[str, Any] = {"temperature": temperature, "seed": 11}
     alone = say(client, **fields)
     with ThreadPoolExecutor(16) as pool:
         strangers = [pool.submit(say, client, f"Story {i}", temperature=1) for i in range(8)]
