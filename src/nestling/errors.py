@@ -21,7 +21,7 @@ class NestlingError(Exception):
 
 
 class InvalidRequestError(NestlingError):
-    """The request breaks the contract; sending it again unchanged cannot help."""
+    """The request breaks a rule, so sending it again unchanged cannot help."""
 
     code = "invalid_request"
     exit_code = 2
@@ -34,19 +34,19 @@ class ModelNotFoundError(InvalidRequestError):
 
 
 class ContextLengthExceededError(InvalidRequestError):
-    """Prompt and wanted answer do not fit the context, or never fit the KV cache."""
+    """Prompt and answer do not fit the context, or can never fit the KV cache."""
 
     code = "context_length_exceeded"
 
 
 class AuthenticationError(NestlingError):
-    """No key, a wrong key, or one that is disabled or expired."""
+    """The request has no key, a wrong key, or one that is disabled or expired."""
 
     code = "invalid_api_key"
 
 
 class PermissionDeniedError(NestlingError):
-    """The key is good, but not for this: wrong kind, out of scope, another key's business."""
+    """The key is valid but may not do this: wrong kind, wrong scope, or another key's data."""
 
     code = "permission_denied"
 
@@ -64,7 +64,7 @@ class NotFoundError(NestlingError):
 
 
 class OverloadedError(NestlingError):
-    """The waiting queue is full; try again after `retry_after_s` seconds."""
+    """The waiting queue is full. The caller may try again after `retry_after_s` seconds."""
 
     code = "overloaded"
 
@@ -74,7 +74,7 @@ class OverloadedError(NestlingError):
 
 
 class RateLimitError(NestlingError):
-    """The key asks for more than its share of a minute; try again after `retry_after_s` seconds."""
+    """The key has used its share of a minute. It may try again after `retry_after_s` seconds."""
 
     code = "rate_limit_exceeded"
 
@@ -90,7 +90,7 @@ class EngineError(NestlingError):
 
 
 class EngineRestartedError(EngineError):
-    """The engine process died while the request was with it; a new one is starting."""
+    """The engine process died while it had the request. A new process is starting."""
 
     code = "engine_restarted"
 
@@ -102,14 +102,14 @@ class ServerShutdownError(EngineError):
 
 
 class SettingsError(NestlingError):
-    """A setting has an unknown key or a bad value; names place, key, what fits and what came."""
+    """A setting has an unknown key or a bad value. The message names place, key and what fits."""
 
     code = "bad_setting"
     exit_code = 2
 
 
 class ModelFileError(NestlingError):
-    """A model file is missing, corrupt, or not a Gemma 3n; names the file and the tensor or key."""
+    """A model file is missing, corrupt or no Gemma 3n. The message names file and tensor or key."""
 
     code = "bad_model_file"
     exit_code = 2
@@ -128,7 +128,7 @@ class StoreError(NestlingError):
 
 
 class UsageUnavailableError(StoreError):
-    """Usage cannot be recorded, so nothing that must be counted is begun."""
+    """Usage cannot be recorded, so no request that must be counted may begin."""
 
     code = "usage_unavailable"
 

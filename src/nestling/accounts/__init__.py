@@ -1,1 +1,1 @@
-"""API keys and, later, people and usage. The only room that holds SQL; knows no engine."""
+"""API keys, limits and usage in a database. No other room holds SQL; this one knows no engine."""

@@ -1,1 +1,1 @@
-"""HTTP and JSON: the documented endpoints. Knows the wire format and nothing about tokens."""
+"""The endpoints of docs/api.md. This room knows the JSON of clients and nothing about tokens."""

@@ -1,1 +1,1 @@
-"""What `nestling bench` runs: the engine's speed and memory, in processes of their own."""
+"""Measures the engine's speed and memory for `nestling bench`, in processes of their own."""

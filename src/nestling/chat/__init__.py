@@ -1,1 +1,1 @@
-"""The service between text and tokens: template, tokenizer, detokenizer, stop strings."""
+"""Turns messages into prompt tokens and tokens into text. Knows no JSON and no HTTP."""

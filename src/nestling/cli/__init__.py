@@ -1,1 +1,1 @@
-"""The command line, one file per command; `serve` alone wires everything together."""
+"""The command line, with one file for each command. `serve` alone wires everything together."""

@@ -1,1 +1,1 @@
-"""Gemma 3n as mathematics: configuration and the numpy reference of the decoder."""
+"""Gemma 3n as mathematics: its configuration, and the numpy reference of the decoder."""

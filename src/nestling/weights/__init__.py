@@ -1,1 +1,1 @@
-"""Model files to named tensors and vocabularies: safetensors, GGUF, rename tables."""
+"""Reads model files as named tensors and vocabularies, and packs and quantises weights."""
