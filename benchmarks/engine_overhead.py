@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.engine.batch_builder import build_batch
-from nestling.engine.client import EngineClient
+from nestling.engine.clients.client import EngineClient
+from nestling.engine.clients.messages import EngineEvent, SamplingParams, Submit
+from nestling.engine.clients.process_engine import ProcessEngine
 from nestling.engine.config import EngineConfig
-from nestling.engine.kv_cache_manager import KVCacheManager
+from nestling.engine.kv.manager import KVCacheManager
 from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import EngineEvent, SamplingParams, Submit
-from nestling.engine.remote import ProcessEngine
 from nestling.engine.request import Request
-from nestling.engine.runner import Logits
+from nestling.engine.runners.runner import Logits
 from nestling.engine.scheduler import Scheduler
 from nestling.model.batch import ForwardBatch
 
 NUM_STEPS = 400
-FAKE_PROCESS = Path(__file__).parent.parent / "tests" / "engine" / "fake_process.py"
+FAKE_PROCESS = Path(__file__).parent.parent / "tests" / "engine" / "fake_worker.py"
 
 
 class NullRunner:
@@ -55,12 +55,12 @@ class NullRunner:
         raise NotImplementedError("only steps are measured")
 
 
-def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> float:
+def step_time_us(vocab_size: int, num_decode_requests: int, params: SamplingParams) -> float:
     """Return the mean time of a decode step."""
     events: list[EngineEvent] = []
     config = EngineConfig(model="-", max_num_seqs=16)
     loop = EngineLoop(NullRunner(vocab_size), config, events.extend)
-    for i in range(num_streams):
+    for i in range(num_decode_requests):
         loop.post(Submit(str(i), [1] * 10, params))
     for _ in range(3):
         loop.step()
@@ -70,17 +70,19 @@ def step_time_us(vocab_size: int, num_streams: int, params: SamplingParams) -> f
     return (time.perf_counter() - begin) / NUM_STEPS * 1e6
 
 
-def long_context_us(num_streams: int, num_tokens: int) -> float:
+def long_context_us(num_decode_requests: int, num_tokens: int) -> float:
     """Return the median time to schedule, build and advance a decode step at such contexts."""
     kv = KVCacheManager(
-        num_blocks=num_streams * (num_tokens // 16 + 200),
-        num_sliding_blocks=num_streams * 40,
+        num_blocks=num_decode_requests * (num_tokens // 16 + 200),
+        num_sliding_blocks=num_decode_requests * 40,
         block_size=16,
         sliding_window=512,
         max_rows=512,
     )
-    scheduler = Scheduler(kv, max_num_seqs=num_streams, max_num_batched_tokens=512, max_waiting=0)
-    for i in range(num_streams):
+    scheduler = Scheduler(
+        kv, max_num_seqs=num_decode_requests, max_num_batched_tokens=512, max_waiting=0
+    )
+    for i in range(num_decode_requests):
         request = Request(
             request_id=str(i),
             token_ids=[i] * num_tokens,
@@ -96,7 +98,7 @@ def long_context_us(num_streams: int, num_tokens: int) -> float:
         output = scheduler.schedule()
         build_batch(output, kv)
         scheduler.advance(output)
-        if output.num_streams == num_streams:
+        if output.num_decode_requests == num_decode_requests:
             times.append(time.perf_counter() - begin)
         for item in output.scheduled:
             if item.is_sampled:
@@ -112,11 +114,11 @@ async def one(client: EngineClient, name: str, prompt: list[int], num_tokens: in
     return count
 
 
-async def throughput(client: EngineClient, num_streams: int, num_tokens: int) -> float:
+async def throughput(client: EngineClient, num_requests: int, num_tokens: int) -> float:
     """Return the tokens a second of all requests together, first tokens included."""
     begin = time.perf_counter()
     jobs = (
-        one(client, str(i), [1 + i, 2, 3, 4, 5, 6, 7, 8], num_tokens) for i in range(num_streams)
+        one(client, str(i), [1 + i, 2, 3, 4, 5, 6, 7, 8], num_tokens) for i in range(num_requests)
     )
     counts = await asyncio.gather(*jobs)
     return sum(counts) / (time.perf_counter() - begin)
@@ -128,9 +130,9 @@ async def measure_process(config: EngineConfig, argv: tuple[str, ...] | None) ->
     await client.start()
     print(f"  ready after {time.perf_counter() - begin:.3f} s")
     num_tokens = min(200, client.info.max_model_len - 8)
-    for num_streams in (1, 4, 16):
-        rate = await throughput(client, num_streams, num_tokens)
-        print(f"  {num_streams:2} streams: {rate:8.1f} tokens/s")
+    for num_requests in (1, 4, 16):
+        rate = await throughput(client, num_requests, num_tokens)
+        print(f"  {num_requests:2} requests: {rate:8.1f} tokens/s")
     await client.stop()
 
 

@@ -31,7 +31,7 @@ from nestling.accounts.key_records import NewKey
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
 from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionRequest
-from nestling.engine.messages import Stats
+from nestling.engine.clients.messages import Stats
 from nestling.log import configure_logging
 from nestling.server.serving import serve, spare_startup_objects
 from nestling.settings import Settings

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from nestling.bench.machine import resident_bytes
-from nestling.engine.config import EngineConfig
-from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import (
+from nestling.engine.clients.messages import (
     Abort,
     EngineEvent,
     GetStats,
@@ -26,7 +24,9 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
-from nestling.engine.runner import load_runner
+from nestling.engine.config import EngineConfig
+from nestling.engine.loop import EngineLoop
+from nestling.engine.runners.load import load_runner
 from nestling.weights.catalog import embedded_model
 
 NUM_STREAMS = 64

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nestling import LLM, SamplingParams
-from nestling.engine.part_times import PARTS
+from nestling.engine.step_profiler import PARTS
 from nestling.errors import (
     ContextLengthExceededError,
     EngineError,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nestling.engine.messages import SamplingParams
+    from nestling.engine.clients.messages import SamplingParams
     from nestling.llm import LLM
 
 __all__ = ["LLM", "SamplingParams", "__version__"]
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return LLM
     if name == "SamplingParams":
-        from nestling.engine.messages import SamplingParams
+        from nestling.engine.clients.messages import SamplingParams
 
         return SamplingParams
     raise AttributeError(f"module 'nestling' has no attribute {name!r}")

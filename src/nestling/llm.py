@@ -23,10 +23,10 @@ from nestling.chat.choice import Choice
 from nestling.chat.request import ChatDelta
 from nestling.chat.template import ChatMessage, Role, render_prompt
 from nestling.chat.tokenizer import Tokenizer, end_token_ids, open_tokenizer
+from nestling.engine.clients.messages import SamplingParams, Stats, Submit, TokenLogprobs
+from nestling.engine.clients.thread_engine import ThreadEngine
 from nestling.engine.config import EngineConfig, EngineKind
-from nestling.engine.in_process import InProcessEngine
-from nestling.engine.messages import SamplingParams, Stats, Submit, TokenLogprobs
-from nestling.engine.runner import ModelRunner, make_runner
+from nestling.engine.runners.load import make_runner
 from nestling.errors import EngineError, InvalidRequestError, ModelFileError
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
@@ -98,8 +98,8 @@ class LLM:
             packed_dir=None if packed_dir is None else str(packed_dir),
             switches_off=switches_off,
         )
-        self._runner: ModelRunner = make_runner(checkpoint, config)
-        self._engine = InProcessEngine(config, load=lambda _config: self._runner)
+        self._runner = make_runner(checkpoint, config)
+        self._engine = ThreadEngine(config, load=lambda _config: self._runner)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()

@@ -28,7 +28,7 @@ from nestling.chat.request import (
     CompletionRequest,
     TokenLogprob,
 )
-from nestling.engine.messages import Stats
+from nestling.engine.clients.messages import Stats
 from nestling.errors import NestlingError
 from nestling.log import configure_logging
 from nestling.server.application import Application

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from nestling.api.metrics import ENGINE_TIMEOUT_S, Metrics
-from nestling.engine.messages import Stats
+from nestling.engine.clients.messages import Stats
 from nestling.errors import EngineError
 
 from .conftest import FakeChat, healthy

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.api.metrics import _ENGINE
-from nestling.engine.messages import Stats
-from nestling.engine.part_times import PARTS
+from nestling.engine.clients.messages import Stats
+from nestling.engine.step_profiler import PARTS
 from nestling.errors import EngineError
 from nestling.settings import Settings
 

@@ -5,7 +5,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from nestling.api.metrics import Metrics
-from nestling.engine.messages import Stats
+from nestling.engine.clients.messages import Stats
 
 from .conftest import FakeChat, healthy
 

@@ -7,7 +7,7 @@ import pytest
 from nestling.bench.plan import longest_context
 from nestling.bench.session import EngineSession
 from nestling.engine.config import EngineConfig
-from nestling.engine.part_times import PARTS
+from nestling.engine.step_profiler import PARTS
 from nestling.errors import EngineError, ModelFileError
 from tests.weights.tiny_files import random_weights, write_folder
 

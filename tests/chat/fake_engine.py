@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from nestling.chat.service import ChatService, ModelIdentity
 from nestling.chat.tokenizer import Tokenizer
-from nestling.engine.messages import EngineInfo, Stats, Submit, TokenLogprobs, TokenOutput
+from nestling.engine.clients.messages import EngineInfo, Stats, Submit, TokenLogprobs, TokenOutput
 from nestling.errors import EngineError
 
 

@@ -37,7 +37,7 @@ def engine_pid(server: Server) -> int:
     """The one child process of the server that is the engine."""
     pid = server.process.pid
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if "nestling.engine.process" in Path(f"/proc/{child}/cmdline").read_text():
+        if "nestling.engine.worker" in Path(f"/proc/{child}/cmdline").read_text():
             return int(child)
     pytest.fail("the server has no engine process")
 

@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from nestling.engine.client import EngineClient
-from nestling.engine.config import EngineConfig
-from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import (
+from nestling.engine.clients.client import EngineClient
+from nestling.engine.clients.messages import (
     EngineEvent,
     RequestFailed,
     SamplingParams,
@@ -14,6 +12,8 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
+from nestling.engine.config import EngineConfig
+from nestling.engine.loop import EngineLoop
 from nestling.engine.sampler import RequestSampler
 
 from .fake_model import NUM_TEXT_TOKENS, FakeRunner, load_fake_runner, oracle_logits

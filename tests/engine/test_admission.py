@@ -5,7 +5,7 @@ import math
 import pytest
 
 from nestling.engine.admission import RequestLimits, admit
-from nestling.engine.messages import SamplingParams, Submit
+from nestling.engine.clients.messages import SamplingParams, Submit
 from nestling.errors import ContextLengthExceededError, InvalidRequestError
 
 LIMITS = RequestLimits(vocab_size=72, num_text_tokens=64, max_model_len=20, num_cache_slots=32)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nestling.engine.messages import Abort, GetStats, RequestFailed, SamplingParams, Shutdown, Stats
+from nestling.engine.clients.messages import (
+    Abort,
+    GetStats,
+    RequestFailed,
+    SamplingParams,
+    Shutdown,
+    Stats,
+)
 from nestling.engine.sampler import RequestSampler
 from nestling.model.batch import ForwardBatch
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from nestling.engine.messages import Abort, SamplingParams, TokenOutput
-from nestling.engine.runner import Logits
+from nestling.engine.clients.messages import Abort, SamplingParams, TokenOutput
+from nestling.engine.runners.runner import Logits
 from nestling.model.batch import ForwardBatch
 
 from .fake_model import FakeRunner

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
 from nestling.engine.sampler import RequestSampler, uniform
 
 NUM_TEXT = 40

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
 from nestling.engine.sampler import RequestSampler
 
 VOCAB = 300

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nestling.engine.kv_cache_manager import CachedPrefix, KVCacheManager
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
+from nestling.engine.kv.manager import CachedPrefix, KVCacheManager
 from nestling.engine.request import Request
 from nestling.engine.scheduler import Scheduler, SchedulerOutput
 from nestling.errors import OverloadedError

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nestling.engine.batch_builder import build_batch
-from nestling.engine.cache_size import blocks_of_window
-from nestling.engine.kv_cache_manager import KVCacheManager
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
+from nestling.engine.kv.manager import KVCacheManager
+from nestling.engine.kv.sizes import blocks_of_window
 from nestling.engine.request import Request
 from nestling.engine.scheduler import Scheduler
 from nestling.errors import OverloadedError
@@ -108,8 +108,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         output = self.scheduler.schedule(max_prompt_rows)
         assert bool(output.scheduled) == bool(self.live)
         assert output.num_tokens <= self.budget
-        if output.num_streams and max_prompt_rows is not None:
-            assert output.num_tokens - output.num_streams <= max_prompt_rows
+        if output.num_decode_requests and max_prompt_rows is not None:
+            assert output.num_tokens - output.num_decode_requests <= max_prompt_rows
         names = [item.request.request_id for item in output.scheduled]
         assert len(set(names)) == len(names) <= self.seqs
         if not self.live:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.engine.messages import Abort, SamplingParams, Submit
+from nestling.engine.clients.messages import Abort, SamplingParams, Submit
 
 from .helpers import SteppedLoop, expected_tokens
 

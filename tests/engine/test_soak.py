@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from nestling.engine.messages import Abort, SamplingParams
+from nestling.engine.clients.messages import Abort, SamplingParams
 
 from .fake_model import FakeRunner
 from .helpers import SteppedLoop, expected_tokens

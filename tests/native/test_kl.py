@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
-from nestling.engine.native_runner import NativeRunner
+from nestling.engine.runners.native import NativeRunner
 from nestling.native.threads import ThreadPool
 from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint

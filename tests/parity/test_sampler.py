@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
 from nestling.engine.sampler import RequestSampler
 
 pytestmark = pytest.mark.parity

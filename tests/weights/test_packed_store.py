@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nestling.engine import native_runner
 from nestling.engine.config import EngineConfig
-from nestling.engine.native_runner import NativeRunner
-from nestling.engine.runner import load_runner
+from nestling.engine.runners import native as native_runner
+from nestling.engine.runners.load import load_runner
+from nestling.engine.runners.native import NativeRunner
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import MappedFile
 from nestling.weights import packed_file, packed_store
@@ -288,7 +288,7 @@ LOADER = """
     import hashlib, sys, time
     import numpy as np
     from nestling.engine.config import EngineConfig
-    from nestling.engine.runner import load_runner
+    from nestling.engine.runners.load import load_runner
     from nestling.weights import packed_store
     from nestling.weights.packing import EMBEDDING_TABLES, PackPlan
     packed_store.LEAST_BYTES = 0

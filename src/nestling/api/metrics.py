@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from nestling import __version__
 from nestling.api.inference.latency import Latency
 from nestling.chat.request import ChatModel, ChatUsage
-from nestling.engine.messages import Stats
+from nestling.engine.clients.messages import Stats
 from nestling.errors import EngineError
 from nestling.server.metrics import SECONDS, HttpMetrics
 

@@ -15,8 +15,8 @@ from nestling.bench.figures import Memory, Refusal, Start, Throughput
 from nestling.bench.machine import peak_resident_bytes, resident_bytes
 from nestling.bench.plan import BenchPlan
 from nestling.bench.session import EngineSession
+from nestling.engine.clients.messages import SamplingParams
 from nestling.engine.config import EngineConfig
-from nestling.engine.messages import SamplingParams
 from nestling.errors import NestlingError
 from nestling.llm import LLM
 from nestling.native.bandwidth import read_bandwidth

@@ -11,9 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nestling.bench.figures import PhaseTimes
-from nestling.engine.config import EngineConfig
-from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import (
+from nestling.engine.clients.messages import (
     Abort,
     EngineEvent,
     GetStats,
@@ -23,7 +21,9 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
-from nestling.engine.runner import load_runner
+from nestling.engine.config import EngineConfig
+from nestling.engine.loop import EngineLoop
+from nestling.engine.runners.load import load_runner
 from nestling.errors import EngineError
 
 UNBOUNDED = 1 << 30

@@ -9,8 +9,8 @@ from nestling.chat.detokenizer import IncrementalDetokenizer
 from nestling.chat.request import AlternativeToken, ChatDelta, ChatFinishReason, TokenLogprob
 from nestling.chat.stop import StopMatcher
 from nestling.chat.tokenizer import Tokenizer
-from nestling.engine.client import EngineClient
-from nestling.engine.messages import SamplingParams, Submit, TokenLogprobs, TokenOutput
+from nestling.engine.clients.client import EngineClient
+from nestling.engine.clients.messages import SamplingParams, Submit, TokenLogprobs, TokenOutput
 from nestling.errors import EngineError
 
 

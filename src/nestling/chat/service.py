@@ -17,8 +17,8 @@ from nestling.chat.files import FileLimits, FileReader
 from nestling.chat.prompts import chat_prompt, resolve_logit_bias, text_prompt
 from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionRequest
 from nestling.chat.tokenizer import Tokenizer
-from nestling.engine.client import EngineClient
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.client import EngineClient
+from nestling.engine.clients.messages import SamplingParams
 
 DEFAULT_MAX_TOKENS = 512
 """The API page's default for both max_tokens and max_completion_tokens."""

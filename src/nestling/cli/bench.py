@@ -13,7 +13,7 @@ from nestling.bench.report import profile_rows, result_rows
 from nestling.bench.runs import run_bench, run_curves
 from nestling.cli.options import AsJson, DataDir, Model, Threads
 from nestling.cli.output import print_json, print_table
-from nestling.engine.cores import num_usable_cores
+from nestling.engine.runners.cores import num_usable_cores
 from nestling.errors import SettingsError
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model

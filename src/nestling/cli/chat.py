@@ -10,7 +10,7 @@ from nestling.cli.options import AsJson, DataDir, Engine, Model, Threads
 from nestling.cli.output import print_json
 from nestling.cli.repl import converse
 from nestling.cli.session import SETTABLE, Session
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
 from nestling.errors import InvalidRequestError
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model

@@ -98,7 +98,7 @@ def _port(settings: Settings) -> str:
 
 def _model(settings: Settings) -> str:
     from nestling.cli.model import open_model
-    from nestling.engine.messages import SamplingParams
+    from nestling.engine.clients.messages import SamplingParams
     from nestling.weights.catalog import find_model
 
     entry = find_model(settings.model, settings.data_dir)

@@ -9,7 +9,7 @@ import typer
 
 from nestling.cli.options import AsJson, Threads
 from nestling.cli.output import print_json
-from nestling.engine.cores import num_usable_cores
+from nestling.engine.runners.cores import num_usable_cores
 from nestling.errors import InvalidRequestError
 from nestling.native.threads import ThreadPool
 from nestling.weights.checkpoint import load_checkpoint

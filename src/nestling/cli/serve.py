@@ -20,8 +20,8 @@ from nestling.chat.files import FileLimits
 from nestling.chat.service import ChatService, ModelIdentity
 from nestling.chat.tokenizer import end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Engine, Model, Threads
+from nestling.engine.clients.process_engine import ProcessEngine
 from nestling.engine.config import EngineConfig
-from nestling.engine.remote import ProcessEngine
 from nestling.errors import ModelFileError
 from nestling.log import configure_logging
 from nestling.server.serving import run, spare_startup_objects

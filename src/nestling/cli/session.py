@@ -8,7 +8,7 @@ import msgspec
 
 from nestling.chat.request import ChatDelta
 from nestling.chat.template import ChatMessage
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
 from nestling.errors import InvalidRequestError
 from nestling.llm import LLM
 

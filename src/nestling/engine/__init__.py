@@ -1,1 +1,1 @@
-"""Tokens in, tokens out: messages, client, process, scheduler, KV cache, sampling."""
+"""Tokens in, tokens out: the loop, its scheduler and sampler, and the process they run in."""

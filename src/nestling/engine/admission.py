@@ -7,7 +7,7 @@ token id, number or length can reach an array it does not fit.
 import secrets
 from dataclasses import dataclass
 
-from nestling.engine.messages import SamplingParams, Submit
+from nestling.engine.clients.messages import SamplingParams, Submit
 from nestling.engine.request import Request
 from nestling.errors import ContextLengthExceededError, InvalidRequestError
 

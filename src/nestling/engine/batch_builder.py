@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nestling.engine.kv_cache_manager import KVCacheManager
+from nestling.engine.kv.manager import KVCacheManager
 from nestling.engine.scheduler import SchedulerOutput
 from nestling.model.batch import ForwardBatch
 

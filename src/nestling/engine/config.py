@@ -45,9 +45,9 @@ class EngineConfig:
     max_model_len: int | None = None
     """Prompt and answer together, in tokens; None takes the model's own bound."""
     max_step_s: float = 0.4
-    """While streams run, prompts get as few rows of a step as keep it, by estimate, below this."""
+    """While requests decode, a step takes only as many prompt tokens as keep it below this time."""
     num_blocks: int | None = None
-    """Blocks of the full layers' KV cache; None: by `kv_cache_bytes`, see engine/cache_size.py."""
+    """Blocks of the full layers' KV cache; None: by `kv_cache_bytes`, see engine/kv/sizes.py."""
     num_sliding_blocks: int | None = None
     """Blocks of the sliding layers' KV cache; None likewise."""
     block_size: int = 16

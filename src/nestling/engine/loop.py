@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nestling.engine.admission import RequestLimits, admit
 from nestling.engine.batch_builder import build_batch
-from nestling.engine.config import EngineConfig
-from nestling.engine.kv_cache_manager import KVCacheManager
-from nestling.engine.messages import (
+from nestling.engine.clients.messages import (
     Abort,
     EngineCommand,
     EngineEvent,
@@ -26,12 +24,14 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
-from nestling.engine.part_times import PartTimes
+from nestling.engine.config import EngineConfig
+from nestling.engine.kv.manager import KVCacheManager
+from nestling.engine.prefill_budget import PrefillBudget
 from nestling.engine.request import Request
-from nestling.engine.runner import Logits, ModelRunner
+from nestling.engine.runners.runner import Logits, ModelRunner
 from nestling.engine.sampler import RequestSampler
 from nestling.engine.scheduler import Scheduler, SchedulerOutput
-from nestling.engine.step_timer import StepTimer
+from nestling.engine.step_profiler import StepProfiler
 from nestling.errors import EngineError, InvalidRequestError, NestlingError, OverloadedError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class EngineLoop:
         self._runner = runner
         self._emit = emit
         self._clock = clock
-        self._step_timer = StepTimer(config.max_step_s)
+        self._prefill_budget = PrefillBudget(config.max_step_s)
         max_rows = config.max_num_batched_tokens or runner.max_rows
         self._kv = KVCacheManager(
             num_blocks=runner.num_blocks,
@@ -86,7 +86,7 @@ class EngineLoop:
         self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
         self._num_preemptions = 0
-        self._times = PartTimes()
+        self._times = StepProfiler()
 
     @property
     def info(self) -> EngineInfo:
@@ -192,7 +192,7 @@ class EngineLoop:
     def _compute(self) -> None:
         self._times.begin()
         begin_s = self._clock()
-        output = self._scheduler.schedule(self._step_timer.max_prompt_rows())
+        output = self._scheduler.schedule(self._prefill_budget.max_prompt_rows())
         self._num_steps += 1
         self._num_preemptions += output.num_preempted
         try:
@@ -208,8 +208,10 @@ class EngineLoop:
         self._times.end("model")
         self._sample(output, logits)
         self._times.end("sample")
-        num_prompt_rows = output.num_tokens - output.num_streams
-        self._step_timer.observe(output.num_streams, num_prompt_rows, self._clock() - begin_s)
+        num_prompt_rows = output.num_tokens - output.num_decode_requests
+        self._prefill_budget.observe(
+            output.num_decode_requests, num_prompt_rows, self._clock() - begin_s
+        )
 
     def _sample(self, output: SchedulerOutput, logits: Logits) -> None:
         sampled = [item.request for item in output.scheduled if item.is_sampled]

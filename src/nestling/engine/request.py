@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from nestling.engine.messages import SamplingParams, TokenLogprobs
+from nestling.engine.clients.messages import SamplingParams, TokenLogprobs
 from nestling.native import sampling as native_sampling
 
 

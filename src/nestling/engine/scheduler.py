@@ -1,9 +1,9 @@
 """Who computes how many tokens in the next step. No phases: each request catches up to its tokens.
 
 Requests run in order of arrival: the running ones are always older than the waiting ones. A step
-has a row for every request that lacks one token (a running stream); the rest of the token budget
-goes to prompts, oldest first, and while streams run only as much of it as the step's time allows,
-so a long prompt never stalls a stream. When blocks run out, the youngest running request loses its
+has a row for every request that lacks one token (a decode request); the rest of the token budget
+goes to prompts, oldest first, and while others decode only as much of it as the step's time allows,
+so a long prompt never stalls a reply. When blocks run out, the youngest running request loses its
 blocks and goes back to the front of the queue; what the prefix cache still has of it is not
 computed again. The oldest one can always go on, hence so does the engine. Runs in the loop's
 thread.
@@ -12,9 +12,9 @@ thread.
 from collections import deque
 from dataclasses import dataclass
 
-from nestling.engine.kv_cache_manager import KVCacheManager
+from nestling.engine.kv.manager import KVCacheManager
+from nestling.engine.prefill_budget import ROW_MULTIPLE
 from nestling.engine.request import Request
-from nestling.engine.step_timer import ROW_MULTIPLE
 from nestling.errors import OverloadedError
 
 
@@ -35,7 +35,7 @@ class SchedulerOutput:
     scheduled: tuple[ScheduledRequest, ...]
     num_preempted: int = 0
 
-    num_streams: int = 0
+    num_decode_requests: int = 0
     """Rows of requests that lacked one token; all others are rows of prompts."""
 
     @property
@@ -99,21 +99,21 @@ class Scheduler:
     def schedule(self, max_prompt_rows: int | None = None) -> SchedulerOutput:
         """The next step; empty only if no request is live.
 
-        `max_prompt_rows` bounds the rows of prompts beside running streams.
+        `max_prompt_rows` bounds the rows of prompts beside decode requests.
         """
         scheduled: list[ScheduledRequest] = []
-        num_streams = sum(request.num_missing_tokens == 1 for request in self._running)
-        budget = self._max_num_batched_tokens - num_streams
-        if num_streams and max_prompt_rows is not None:
+        num_decode_requests = sum(request.num_missing_tokens == 1 for request in self._running)
+        budget = self._max_num_batched_tokens - num_decode_requests
+        if num_decode_requests and max_prompt_rows is not None:
             budget = min(budget, max_prompt_rows)
         num_preempted = 0
-        num_streams = 0
+        num_decode_requests = 0
         index = 0
         while index < len(self._running):  # preemption takes from the end, never one behind us
             request = self._running[index]
             index += 1
-            is_stream = request.num_missing_tokens == 1
-            num_wanted = 1 if is_stream else _chunk(request.num_missing_tokens, budget)
+            is_decode = request.num_missing_tokens == 1
+            num_wanted = 1 if is_decode else _chunk(request.num_missing_tokens, budget)
             if not num_wanted:
                 continue
             while not (num_new := self._kv.grow(request, num_wanted)):
@@ -122,12 +122,12 @@ class Scheduler:
                     break
             else:
                 scheduled.append(_scheduled(request, num_new))
-                num_streams += is_stream
-                budget -= 0 if is_stream else num_new
+                num_decode_requests += is_decode
+                budget -= 0 if is_decode else num_new
         if num_preempted == 0:
             self._admit(budget, scheduled)
         assert scheduled or not self._live
-        return SchedulerOutput(tuple(scheduled), num_preempted, num_streams)
+        return SchedulerOutput(tuple(scheduled), num_preempted, num_decode_requests)
 
     def _preempt_youngest(self) -> Request:
         request = self._running.pop()

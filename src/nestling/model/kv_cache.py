@@ -1,6 +1,6 @@
 """The keys and values of every position of every sequence, by slot: two pools, by layer type.
 
-Plain arrays; who owns which slot is the engine's business (`engine/kv_cache_manager.py`). Layers
+Plain arrays; who owns which slot is the engine's business (`engine/kv/manager.py`). Layers
 that share keys and values have none here: see `Gemma3nTextConfig.kv_source_layer`.
 """
 

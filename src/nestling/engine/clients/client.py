@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from nestling.engine.messages import EngineInfo, Stats, Submit, TokenOutput
+from nestling.engine.clients.messages import EngineInfo, Stats, Submit, TokenOutput
 
 
 class EngineClient(Protocol):

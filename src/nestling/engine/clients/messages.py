@@ -145,7 +145,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     weight_bytes_read: int
     """By all steps so far, each matrix once a step; 0 if the runner does not count."""
     part_seconds: dict[str, float] = {}
-    """Time of all steps so far: `part_times.PARTS`, and "model.*", parts of "model" within it."""
+    """Time of all steps so far: `step_profiler.PARTS`, and "model.*" for parts of "model"."""
 
 
 EngineEvent = EngineInfo | LoadFailed | TokenOutput | RequestFailed | Stats

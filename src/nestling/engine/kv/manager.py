@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.engine.block_digests import BlockHasher, Digest
-from nestling.engine.block_pool import BlockPool
-from nestling.engine.cache_size import blocks_of_window, sliding_blocks_of_sequence
+from nestling.engine.kv.block_digests import BlockHasher, Digest
+from nestling.engine.kv.block_pool import BlockPool
+from nestling.engine.kv.sizes import blocks_of_window, sliding_blocks_of_sequence
 from nestling.engine.request import Request
 
 Blocks = NDArray[np.int32]

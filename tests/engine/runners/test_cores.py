@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nestling.engine import cores
+from nestling.engine.runners import cores
 from nestling.native.threads import MAX_THREADS
 from nestling.settings import Settings
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.engine.block_pool import BlockPool
-from nestling.engine.kv_cache_manager import KVCacheManager
-from nestling.engine.messages import SamplingParams
+from nestling.engine.clients.messages import SamplingParams
+from nestling.engine.kv.block_pool import BlockPool
+from nestling.engine.kv.manager import KVCacheManager
 from nestling.engine.request import Request
 
 

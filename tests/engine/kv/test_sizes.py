@@ -2,8 +2,8 @@
 
 import pytest
 
-from nestling.engine.cache_size import CacheShape, blocks_of_window, num_cache_blocks
 from nestling.engine.config import EngineConfig
+from nestling.engine.kv.sizes import CacheShape, blocks_of_window, num_cache_blocks
 from nestling.errors import SettingsError
 
 GIB = 1 << 30

@@ -13,9 +13,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 
-from nestling.engine.child import EngineChild
-from nestling.engine.config import EngineConfig
-from nestling.engine.messages import (
+from nestling.engine.clients.live_requests import LiveRequests
+from nestling.engine.clients.messages import (
     Abort,
     EngineInfo,
     GetStats,
@@ -24,8 +23,9 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
-from nestling.engine.streams import RequestStreams
-from nestling.engine.wire import FrameError, pack_submit
+from nestling.engine.clients.wire import FrameError, pack_submit
+from nestling.engine.clients.worker_process import WorkerProcess
+from nestling.engine.config import EngineConfig
 from nestling.errors import (
     EngineError,
     EngineRestartedError,
@@ -42,7 +42,7 @@ MAX_BACKOFF_S = 5.0
 STOP_TIMEOUT_S = 5.0
 EXIT_TIMEOUT_S = 1.0
 """Between the end of its socket and the end of a process."""
-ENGINE_ARGV = (sys.executable, "-m", "nestling.engine.process")
+ENGINE_ARGV = (sys.executable, "-m", "nestling.engine.worker")
 
 
 class ProcessEngine:
@@ -60,8 +60,8 @@ class ProcessEngine:
         self._argv = tuple(argv)
         self._health_timeout_s = health_timeout_s
         self._backoff_s = backoff_s
-        self._streams = RequestStreams(config.max_num_seqs + config.max_waiting)
-        self._child: EngineChild | None = None
+        self._live = LiveRequests(config.max_num_seqs + config.max_waiting)
+        self._child: WorkerProcess | None = None
         self._info: EngineInfo | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._is_up = asyncio.Event()
@@ -83,7 +83,7 @@ class ProcessEngine:
         """Start the process and await its model; raises `ModelFileError` or `EngineError`."""
         if self._supervisor is not None:
             raise EngineError("the engine has been started before")
-        child = await EngineChild.start(self._argv, self._config)
+        child = await WorkerProcess.start(self._argv, self._config)
         self._end = None
         self._adopt(child)
         self._supervisor = asyncio.create_task(self._supervise(child), name="engine-supervisor")
@@ -91,7 +91,7 @@ class ProcessEngine:
     async def generate(self, submit: Submit) -> AsyncGenerator[TokenOutput, None]:
         frame = pack_submit(submit)
         child = await self._living_child()
-        outputs = self._streams.generate(
+        outputs = self._live.generate(
             submit.request_id,
             start=lambda: child.write(frame),
             abort=lambda: child.send(Abort(submit.request_id)),
@@ -112,7 +112,7 @@ class ProcessEngine:
         child = self._child
         if child is None:
             raise EngineRestartedError("the engine process died; a new one is starting")
-        return await self._streams.probe(
+        return await self._live.probe(
             lambda probe_id: child.send(GetStats(probe_id)), self._health_timeout_s
         )
 
@@ -131,12 +131,12 @@ class ProcessEngine:
 
     # --- the process -----------------------------------------------------------------------------
 
-    def _adopt(self, child: EngineChild) -> None:
+    def _adopt(self, child: WorkerProcess) -> None:
         self._child = child
         self._info = child.info
         self._is_up.set()
 
-    async def _living_child(self) -> EngineChild:
+    async def _living_child(self) -> WorkerProcess:
         """The engine process; while a new one starts, as many requests wait as fit its queue."""
         places = self._config.max_num_seqs + self._config.max_waiting
         while self._end is None and self._child is None:
@@ -152,7 +152,7 @@ class ProcessEngine:
         assert self._child is not None
         return self._child
 
-    async def _supervise(self, child: EngineChild) -> None:
+    async def _supervise(self, child: WorkerProcess) -> None:
         deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         try:
             while True:
@@ -167,21 +167,21 @@ class ProcessEngine:
             logger.exception("the engine's supervisor ended by a defect of its own")
             self._give_up(EngineError("the engine's supervisor has ended"))
 
-    async def _pump(self, child: EngineChild) -> None:
+    async def _pump(self, child: WorkerProcess) -> None:
         """Hand events on until the process is gone; then end the requests that were with it."""
         try:
             while (events := await child.receive()) is not None:
-                self._streams.dispatch(events)
+                self._live.dispatch(events)
         except (OSError, FrameError):
             logger.exception("the connection to the engine process broke")
         self._child = None
         self._is_up.clear()
-        self._streams.fail_all(
+        self._live.fail_all(
             lambda: EngineRestartedError("the engine process died; send the request again")
         )
         logger.error("the engine process ended: %s", await child.end(EXIT_TIMEOUT_S))
 
-    async def _replace(self, deaths: deque[float]) -> EngineChild | None:
+    async def _replace(self, deaths: deque[float]) -> WorkerProcess | None:
         """A new process; None, and the circuit is open, if they die too often."""
         backoff_s = self._backoff_s
         while True:
@@ -196,7 +196,7 @@ class ProcessEngine:
             recent = [at for at in deaths if time.monotonic() - at < DEATH_WINDOW_S]
             await asyncio.sleep(min(backoff_s * 2 ** (len(recent) - 1), MAX_BACKOFF_S))
             try:
-                return await EngineChild.start(self._argv, self._config)
+                return await WorkerProcess.start(self._argv, self._config)
             except NestlingError as error:
                 logger.error("the engine process did not start: %s", error)  # noqa: TRY400
                 deaths.append(time.monotonic())
@@ -204,7 +204,7 @@ class ProcessEngine:
     def _give_up(self, error: NestlingError) -> None:
         """From now on every call ends with this error, the live and the held ones too."""
         self._end = error
-        self._streams.fail_all(self._copy_of_end)
+        self._live.fail_all(self._copy_of_end)
         self._is_up.set()
 
     def _copy_of_end(self) -> NestlingError:

@@ -1,6 +1,6 @@
 """How many prompt rows a step may have while others wait for their next token.
 
-A running estimate from real steps: what a step of running streams alone takes, and what each row of
+A running estimate from real steps: what a step of decode requests alone takes, and what each row of
 a prompt adds. Clocks are read by the caller.
 """
 
@@ -10,29 +10,29 @@ _WEIGHT = 0.3
 """Of the newest step in the estimate: follows a growing context, forgives one slow step."""
 
 
-class StepTimer:
+class PrefillBudget:
     """The estimate of one engine."""
 
     def __init__(self, max_step_s: float) -> None:
         self._max_step_s = max_step_s
-        self._streams_s = 0.0
+        self._decode_s = 0.0
         """A step without prompt rows; 0 until one was seen."""
         self._row_s: float | None = None
 
-    def observe(self, num_streams: int, num_prompt_rows: int, elapsed_s: float) -> None:
-        """Note how long a step took; `num_streams` of its rows belong to running streams."""
+    def observe(self, num_decode_requests: int, num_prompt_rows: int, elapsed_s: float) -> None:
+        """Note how long a step took; each decode request has one row of it."""
         if not num_prompt_rows:
-            self._streams_s = _mixed(self._streams_s or None, elapsed_s)
+            self._decode_s = _mixed(self._decode_s or None, elapsed_s)
             return
         # Prompts take part of every step they are in, however much the other part varies.
-        own_s = max(elapsed_s - (self._streams_s if num_streams else 0.0), 0.1 * elapsed_s)
+        own_s = max(elapsed_s - (self._decode_s if num_decode_requests else 0.0), 0.1 * elapsed_s)
         self._row_s = _mixed(self._row_s, own_s / num_prompt_rows)
 
     def max_prompt_rows(self) -> int:
-        """Rows beside running streams that keep a step within its time; `ROW_MULTIPLE` at least."""
+        """Rows beside decode requests that keep a step within its time; `ROW_MULTIPLE` at least."""
         if self._row_s is None:
             return ROW_MULTIPLE
-        left_s = max(self._max_step_s - self._streams_s, 0.0)
+        left_s = max(self._max_step_s - self._decode_s, 0.0)
         # A clock too coarse for such a step says nothing against a large one.
         rows = int(left_s / max(self._row_s, 1e-9))
         return max(rows - rows % ROW_MULTIPLE, ROW_MULTIPLE)

@@ -6,7 +6,7 @@ PARTS = ("schedule", "model", "sample")
 """Choosing and building the batch; the forward pass; choosing tokens and telling of them."""
 
 
-class PartTimes:
+class StepProfiler:
     """Seconds of each part since the start: `begin` a step, then `end` each part as it is over."""
 
     def __init__(self) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.engine.cache_size import CacheShape
 from nestling.engine.config import EngineConfig
+from nestling.engine.kv.sizes import CacheShape
 from nestling.errors import InvalidRequestError
 from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig
 from nestling.model.kv_cache import KVDtype, kv_bytes_per_token

@@ -1,4 +1,4 @@
-"""The engine process: `python -m nestling.engine.process FD`, started by `engine/remote.py` only.
+"""The engine process: `python -m nestling.engine.worker FD`, started by `ProcessEngine` only.
 
 FD is one end of a socket pair. The main thread runs the loop and writes events; a second thread
 reads commands. The parent decides about its life: signals of the terminal are ignored, and when
@@ -16,10 +16,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from nestling.engine import wire
+from nestling.engine.clients import wire
+from nestling.engine.clients.messages import EngineEvent, LoadFailed, Shutdown
 from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import EngineEvent, LoadFailed, Shutdown
-from nestling.engine.runner import LoadRunner, load_runner
+from nestling.engine.runners.load import load_runner
+from nestling.engine.runners.runner import LoadRunner
 from nestling.errors import EngineError, ModelFileError, NestlingError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ Shared by both clients. Runs on the client's asyncio loop alone.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 
-from nestling.engine.messages import EngineEvent, RequestFailed, Stats, TokenOutput
+from nestling.engine.clients.messages import EngineEvent, RequestFailed, Stats, TokenOutput
 from nestling.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -16,7 +16,7 @@ from nestling.errors import (
 )
 
 
-class RequestStreams:
+class LiveRequests:
     """A queue for each live request; a request_id stays taken until its last event has come.
 
     Queues need no bound of their own: a request makes at most `max_tokens` small events.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nestling.engine.messages import SamplingParams, Submit
-from nestling.engine.remote import ProcessEngine
+from nestling.engine.clients.messages import SamplingParams, Submit
+from nestling.engine.clients.process_engine import ProcessEngine
 from nestling.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -21,11 +21,10 @@ from nestling.errors import (
     OverloadedError,
     ServerShutdownError,
 )
+from tests.engine.helpers import collect, config, expected_tokens, until, until_idle
 
-from .helpers import collect, config, expected_tokens, until, until_idle
-
-HERE = Path(__file__).parent
-ARGV = (sys.executable, str(HERE / "fake_process.py"))
+HERE = Path(__file__).parent.parent
+ARGV = (sys.executable, str(HERE / "fake_worker.py"))
 LONG = SamplingParams(max_tokens=90, seed=5)
 
 
@@ -225,8 +224,8 @@ async def test_a_stopped_child_makes_health_fail_in_time() -> None:
 PARENT = """
     import asyncio, sys
     from nestling.engine.config import EngineConfig
-    from nestling.engine.messages import SamplingParams, Submit
-    from nestling.engine.remote import ProcessEngine
+    from nestling.engine.clients.messages import SamplingParams, Submit
+    from nestling.engine.clients.process_engine import ProcessEngine
 
     async def main():
         client = ProcessEngine(
@@ -245,7 +244,7 @@ PARENT = """
 
 async def test_it_dies_with_its_parent() -> None:
     parent = subprocess.Popen(  # noqa: ASYNC220 - a line is read from it at once
-        [sys.executable, "-c", textwrap.dedent(PARENT), str(HERE / "fake_process.py")],
+        [sys.executable, "-c", textwrap.dedent(PARENT), str(HERE / "fake_worker.py")],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from nestling.engine.batch_builder import build_batch
+from nestling.engine.clients.messages import SamplingParams
 from nestling.engine.config import EngineConfig
-from nestling.engine.kv_cache_manager import KVCacheManager
-from nestling.engine.messages import SamplingParams
-from nestling.engine.native_runner import NativeRunner
+from nestling.engine.kv.manager import KVCacheManager
 from nestling.engine.request import Request
-from nestling.engine.runner import ReferenceRunner
+from nestling.engine.runners.native import NativeRunner
+from nestling.engine.runners.reference import ReferenceRunner
 from nestling.engine.scheduler import Scheduler
 from nestling.model.kv_cache import KVDtype
 from tests.model.native_decoder import Native

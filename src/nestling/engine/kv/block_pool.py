@@ -6,7 +6,7 @@ taken again. Runs in the loop's thread.
 
 from collections import OrderedDict
 
-from nestling.engine.block_digests import Digest
+from nestling.engine.kv.block_digests import Digest
 
 
 class BlockPool:

@@ -8,9 +8,8 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from nestling.engine.config import EngineConfig
-from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import (
+from nestling.engine.clients.live_requests import LiveRequests
+from nestling.engine.clients.messages import (
     Abort,
     EngineEvent,
     EngineInfo,
@@ -20,15 +19,17 @@ from nestling.engine.messages import (
     Submit,
     TokenOutput,
 )
-from nestling.engine.runner import LoadRunner, load_runner
-from nestling.engine.streams import RequestStreams
-from nestling.engine.wire import pack_submit
+from nestling.engine.clients.wire import pack_submit
+from nestling.engine.config import EngineConfig
+from nestling.engine.loop import EngineLoop
+from nestling.engine.runners.load import load_runner
+from nestling.engine.runners.runner import LoadRunner
 from nestling.errors import EngineError, ServerShutdownError
 
 logger = logging.getLogger(__name__)
 
 
-class InProcessEngine:
+class ThreadEngine:
     """An engine that starts and ends with this process's own asyncio loop."""
 
     def __init__(
@@ -41,7 +42,7 @@ class InProcessEngine:
         self._config = config
         self._load = load
         self._health_timeout_s = health_timeout_s
-        self._streams = RequestStreams(config.max_num_seqs + config.max_waiting)
+        self._live = LiveRequests(config.max_num_seqs + config.max_waiting)
         self._loop: EngineLoop | None = None
         self._thread: threading.Thread | None = None
         self._asyncio_loop: asyncio.AbstractEventLoop | None = None
@@ -64,7 +65,7 @@ class InProcessEngine:
     async def generate(self, submit: Submit) -> AsyncGenerator[TokenOutput, None]:
         loop = self._running_loop()
         pack_submit(submit)  # the same check of types as on the way to an engine process
-        outputs = self._streams.generate(
+        outputs = self._live.generate(
             submit.request_id,
             start=lambda: loop.post(submit),
             abort=lambda: loop.post(Abort(submit.request_id)),
@@ -80,7 +81,7 @@ class InProcessEngine:
 
     async def health(self) -> Stats:
         loop = self._running_loop()
-        return await self._streams.probe(
+        return await self._live.probe(
             lambda probe_id: loop.post(GetStats(probe_id)), self._health_timeout_s
         )
 
@@ -88,7 +89,7 @@ class InProcessEngine:
         """End the loop after its present step; live requests end with `ServerShutdownError`."""
         if self._loop is None or self._thread is None:
             return
-        self._streams.fail_all(lambda: ServerShutdownError("the engine is shutting down"))
+        self._live.fail_all(lambda: ServerShutdownError("the engine is shutting down"))
         self._loop.post(Shutdown())
         self._loop = None
         await asyncio.to_thread(self._thread.join)
@@ -108,10 +109,10 @@ class InProcessEngine:
 
     def _die(self) -> None:
         self._loop = None
-        self._streams.fail_all(lambda: EngineError("the engine loop has ended"))
+        self._live.fail_all(lambda: EngineError("the engine loop has ended"))
 
     def _emit(self, events: Sequence[EngineEvent]) -> None:
-        self._call_soon(lambda: self._streams.dispatch(events))
+        self._call_soon(lambda: self._live.dispatch(events))
 
     def _call_soon(self, callback: Callable[[], None]) -> None:
         assert self._asyncio_loop is not None

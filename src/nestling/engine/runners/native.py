@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.engine.cache_size import num_cache_blocks
 from nestling.engine.config import EngineConfig
-from nestling.engine.cores import num_usable_cores
-from nestling.engine.shape import cache_shape, check_token_ids
+from nestling.engine.kv.sizes import num_cache_blocks
+from nestling.engine.runners.cores import num_usable_cores
+from nestling.engine.runners.shape import cache_shape, check_token_ids
 from nestling.errors import SettingsError
 from nestling.model.batch import ForwardBatch
 from nestling.model.kv_cache import KVDtype
@@ -40,7 +40,7 @@ row that is gathered, so 4,096 different tokens would hold 0.4 GB of files that 
 
 
 class NativeRunner:
-    """The decoder of the C++ core over a cache of two pools of blocks (`engine/runner.py`)."""
+    """The decoder of the C++ core over a cache of two pools of blocks; a `ModelRunner`."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         if config.block_size % KEY_GROUP != 0:

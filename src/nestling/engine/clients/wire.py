@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from nestling.engine.clients.messages import EngineCommand, EngineEvent, Submit
 from nestling.engine.config import EngineConfig
-from nestling.engine.messages import EngineCommand, EngineEvent, Submit
 from nestling.errors import InvalidRequestError
 
 HEADER_BYTES = 4

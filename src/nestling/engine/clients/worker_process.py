@@ -1,4 +1,4 @@
-"""One engine process as its parent sees it: start, frames to and fro, end. Used by `remote.py`."""
+"""One engine process as its parent sees it: start, frames to and fro, end."""
 
 import asyncio
 import contextlib
@@ -6,15 +6,15 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
-from nestling.engine import wire
+from nestling.engine.clients import wire
+from nestling.engine.clients.messages import EngineCommand, EngineEvent, EngineInfo, LoadFailed
 from nestling.engine.config import EngineConfig
-from nestling.engine.messages import EngineCommand, EngineEvent, EngineInfo, LoadFailed
 from nestling.errors import EngineError, ModelFileError, NestlingError
 
 _STDERR = 2
 
 
-class EngineChild:
+class WorkerProcess:
     """A started process that has loaded its model; `start` makes one."""
 
     def __init__(
@@ -38,7 +38,7 @@ class EngineChild:
         return self._info
 
     @classmethod
-    async def start(cls, argv: Sequence[str], config: EngineConfig) -> "EngineChild":
+    async def start(cls, argv: Sequence[str], config: EngineConfig) -> "WorkerProcess":
         """A process that is ready; raises `ModelFileError` or `EngineError` and leaves none."""
         try:
             process, ours = _spawn(argv)

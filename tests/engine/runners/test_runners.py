@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nestling.engine.clients.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
+from nestling.engine.clients.process_engine import ProcessEngine
 from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
-from nestling.engine.native_runner import NativeRunner
-from nestling.engine.remote import ProcessEngine
-from nestling.engine.runner import ModelRunner, ReferenceRunner, load_runner
+from nestling.engine.runners.load import load_runner
+from nestling.engine.runners.native import NativeRunner
+from nestling.engine.runners.reference import ReferenceRunner
+from nestling.engine.runners.runner import ModelRunner
 from nestling.engine.sampler import RequestSampler
 from nestling.errors import InvalidRequestError, ModelFileError, SettingsError
 from nestling.model.batch import ForwardBatch
 from nestling.weights.packing import WeightDtype
+from tests.engine.helpers import collect
 from tests.model.native_decoder import Native
 from tests.model.session import make_decoder, one_shot
 from tests.model.tiny import TINY, random_checkpoint, token_ids
 from tests.weights.tiny_files import random_weights, write_folder
-
-from .helpers import collect
 
 PARAMS = [
     SamplingParams(max_tokens=24, seed=11),
@@ -183,7 +184,7 @@ def test_dtype_acts(folder: Path) -> None:
 async def test_a_real_engine_process_answers(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`python -m nestling.engine.process` with the real loader; equal to the loop in process."""
+    """`python -m nestling.engine.worker` with the real loader; equal to the loop in process."""
     config = EngineConfig(model=str(folder), num_threads=1)
     client = ProcessEngine(config)
     await client.start()

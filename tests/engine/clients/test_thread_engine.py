@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from nestling.engine.clients.messages import SamplingParams, Submit
+from nestling.engine.clients.thread_engine import ThreadEngine
 from nestling.engine.config import EngineConfig
-from nestling.engine.in_process import InProcessEngine
 from nestling.engine.loop import EngineLoop
-from nestling.engine.messages import SamplingParams, Submit
 from nestling.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -18,13 +18,12 @@ from nestling.errors import (
     OverloadedError,
     ServerShutdownError,
 )
+from tests.engine.fake_model import load_fake_runner
+from tests.engine.helpers import collect, config, expected_tokens, until_idle
 
-from .fake_model import load_fake_runner
-from .helpers import collect, config, expected_tokens, until_idle
 
-
-def engine(**changes: object) -> InProcessEngine:
-    return InProcessEngine(config(**changes), load=load_fake_runner)
+def engine(**changes: object) -> ThreadEngine:
+    return ThreadEngine(config(**changes), load=load_fake_runner)
 
 
 async def test_generate_yields_tokens_and_a_last_reason() -> None:
@@ -130,7 +129,7 @@ async def test_stop_ends_live_requests_and_every_later_call() -> None:
 
 
 async def test_health_answers_between_steps_or_fails_in_time() -> None:
-    client = InProcessEngine(config(model="fake:1"), load=load_fake_runner, health_timeout_s=0.1)
+    client = ThreadEngine(config(model="fake:1"), load=load_fake_runner, health_timeout_s=0.1)
     await client.start()
     assert (await client.health()).num_running == 0
     task = asyncio.create_task(collect(client, "a", [1], SamplingParams(max_tokens=1)))
@@ -145,7 +144,7 @@ async def test_a_model_that_does_not_load_is_told_by_start() -> None:
     def load(_: EngineConfig) -> object:
         raise ModelFileError("/x", "is no model")
 
-    client = InProcessEngine(config(), load=load)  # type: ignore[arg-type]
+    client = ThreadEngine(config(), load=load)  # type: ignore[arg-type]
     with pytest.raises(ModelFileError, match="is no model"):
         await client.start()
     await client.stop()

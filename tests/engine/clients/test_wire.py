@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nestling.engine import wire
-from nestling.engine.config import EngineConfig
-from nestling.engine.messages import (
+from nestling.engine.clients import wire
+from nestling.engine.clients.messages import (
     Abort,
     EngineCommand,
     EngineEvent,
@@ -22,6 +21,7 @@ from nestling.engine.messages import (
     TokenLogprobs,
     TokenOutput,
 )
+from nestling.engine.config import EngineConfig
 from nestling.errors import InvalidRequestError
 
 COMMANDS: list[EngineCommand] = [

@@ -1,4 +1,4 @@
-"""The engine process with the fake model behind it: `python tests/engine/fake_process.py FD`."""
+"""The worker with the fake model behind it: `python tests/engine/fake_worker.py FD`."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from fake_model import (  # type: ignore[import-not-found] # beside this script,
     load_fake_runner,
 )
 
-from nestling.engine import process
+from nestling.engine import worker
 from nestling.engine.config import EngineConfig
 from nestling.errors import ModelFileError
 
@@ -26,4 +26,4 @@ def load(config: EngineConfig) -> FakeRunner:
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(sys.argv, load))
+    sys.exit(worker.main(sys.argv, load))

@@ -2,11 +2,11 @@
 
 import pytest
 
-from nestling.engine.step_timer import StepTimer
+from nestling.engine.prefill_budget import PrefillBudget
 
 
 def test_nothing_known_is_the_least() -> None:
-    assert StepTimer(0.4).max_prompt_rows() == 16
+    assert PrefillBudget(0.4).max_prompt_rows() == 16
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_nothing_known_is_the_least() -> None:
 def test_rows_fill_what_streams_leave_in_multiples_of_16(
     row_s: float, streams_s: float, rows: int
 ) -> None:
-    timer = StepTimer(0.4 + 1e-6)
+    timer = PrefillBudget(0.4 + 1e-6)
     if streams_s:
         timer.observe(4, 0, streams_s)
     timer.observe(0, 512, 512 * row_s)
@@ -25,7 +25,7 @@ def test_rows_fill_what_streams_leave_in_multiples_of_16(
 
 def test_the_estimate_settles_on_a_machine_and_follows_it() -> None:
     """Whatever was believed at first, a mixed step soon takes what it may and hardly more."""
-    timer = StepTimer(0.4)
+    timer = PrefillBudget(0.4)
     timer.observe(0, 512, 20.0)  # the first step read the weights from disk
     for row_s in (0.002, 0.004, 0.0005):
         for _ in range(40):
@@ -37,6 +37,6 @@ def test_the_estimate_settles_on_a_machine_and_follows_it() -> None:
 
 
 def test_a_clock_that_stands_still_allows_any_number() -> None:
-    timer = StepTimer(0.4)
+    timer = PrefillBudget(0.4)
     timer.observe(0, 16, 0.0)
     assert timer.max_prompt_rows() > 1_000_000

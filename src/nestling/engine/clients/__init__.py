@@ -1,0 +1,1 @@
+"""The upper waist: `EngineClient`, its forms, and the messages that cross it."""
