@@ -139,6 +139,11 @@ class Settings(BaseSettings):
     )
     max_file_bytes: int = Field(8 * 2**20, ge=1024, description="largest file part, decoded")
     max_file_pages: int = Field(200, ge=1, le=10_000, description="most pages of a PDF")
+    scanned_pages: Literal["mark", "refuse"] = Field(
+        "mark",
+        description="pages of a PDF whose text cannot be read, beside others: mark them for the "
+        "model, or refuse the file",
+    )
     file_timeout_s: Seconds = Field(10.0, description="time to read one file part's text")
     success_status: SuccessStatus = Field(201, description="HTTP status of a completed chat")
     cors_origins: Names = Field(

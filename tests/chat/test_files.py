@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nestling.chat.files import FileLimits, FileReader, shown_file
+from nestling.chat.files import FileLimits, FileReader, ScannedPages, shown_file
 from nestling.chat.template import AttachedFile, ChatMessage
 from nestling.errors import InvalidRequestError
-from tests.e2e.test_files import pdf
+from tests.chat.pdfs import FULL_PAGE, Page, pdf
 
 PARAM = "messages[0].content[1].file.file_data"
 
@@ -22,8 +22,13 @@ class CountedTokenizer:
     max_token_chars = 4
 
 
-def reader(max_pages: int = 200, timeout_s: float = 10.0, max_model_len: int = 1000) -> FileReader:
-    limits = FileLimits(max_pages, timeout_s)
+def reader(
+    max_pages: int = 200,
+    timeout_s: float = 10.0,
+    max_model_len: int = 1000,
+    scanned_pages: ScannedPages = "mark",
+) -> FileReader:
+    limits = FileLimits(max_pages, timeout_s, scanned_pages)
     return FileReader(limits, lambda: max_model_len, CountedTokenizer())  # type: ignore[arg-type]
 
 
@@ -31,7 +36,7 @@ def message(data: bytes, filename: str | None = "a.pdf") -> ChatMessage:
     return ChatMessage("user", "before after", (AttachedFile(7, filename, data, PARAM),))
 
 
-async def read(data: bytes, **limits: float) -> str:
+async def read(data: bytes, **limits: float | str) -> str:
     (found,) = await reader(**limits).read_all([message(data)])  # type: ignore[arg-type]
     return found.text
 
@@ -44,6 +49,14 @@ async def test_pages() -> None:
     assert "x" in await read(pdf(*["x"] * 3), max_pages=3)
     with pytest.raises(InvalidRequestError, match="more than 2 pages") as caught:
         await read(pdf(*["x"] * 3), max_pages=2)
+    assert (caught.value.param, caught.value.code) == (PARAM, "invalid_file")
+
+
+async def test_scanned_pages_are_marked_or_refused_as_the_setting_says() -> None:
+    data = pdf("one", Page(FULL_PAGE))
+    assert "\n\none\n\n[Page 2 is an image; its text cannot be read.]\n\n" in await read(data)
+    with pytest.raises(InvalidRequestError, match="page 2 cannot all be read") as caught:
+        await read(data, scanned_pages="refuse")
     assert (caught.value.param, caught.value.code) == (PARAM, "invalid_file")
 
 

@@ -8,32 +8,8 @@ from typing import Any
 import pypdf
 import pytest
 
+from tests.chat.pdfs import pdf
 from tests.e2e.conftest import Server
-
-
-def pdf(*pages: str) -> bytes:
-    """A PDF with one line of text a page, written by hand."""
-    kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
-    objects = [
-        "<</Type/Catalog/Pages 2 0 R>>",
-        f"<</Type/Pages/Kids[{kids}]/Count {len(pages)}>>",
-        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    fonts = "/Resources<</Font<</F1 3 0 R>>>>"
-    for i, text in enumerate(pages):
-        stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
-        objects += [
-            f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents {5 + 2 * i} 0 R{fonts}>>",
-            f"<</Length {len(stream)}>>stream\n{stream}\nendstream",
-        ]
-    out, offsets = "%PDF-1.4\n", []
-    for number, content in enumerate(objects, 1):
-        offsets.append(len(out))
-        out += f"{number} 0 obj{content}endobj\n"
-    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
-    size = len(objects) + 1
-    tail = f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer<</Size {size}/Root 1 0 R>>\n"
-    return f"{out}{tail}startxref\n{len(out)}\n%%EOF".encode()
 
 
 def encrypted() -> bytes:
@@ -49,7 +25,7 @@ def bomb() -> bytes:
     packed = zlib.compress(b"q " * 150_000_000, 9)
     head = pdf("x")
     start = head.index(b"<</Length")
-    end = head.index(b"endstream")
+    end = head.rindex(b"endstream")
     packed_object = b"<</Length %d/Filter/FlateDecode>>stream\n%s\n" % (len(packed), packed)
     return head[:start] + packed_object + head[end:]
 

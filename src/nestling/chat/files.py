@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from nestling.chat.template import AttachedFile, ChatMessage
 from nestling.chat.tokenizer import Tokenizer
@@ -15,6 +16,7 @@ from nestling.log import get_logger
 MAX_READERS = 2
 """Child processes at once; more files wait."""
 MAX_NAME_CHARS = 100
+ScannedPages = Literal["mark", "refuse"]
 _log = get_logger("chat")
 
 
@@ -24,6 +26,8 @@ class FileLimits:
 
     max_pages: int = 200
     timeout_s: float = 10.0
+    scanned_pages: ScannedPages = "mark"
+    """What to do with a file that has both text and pages without: mark those, or refuse it."""
 
 
 class FileReader:
@@ -56,7 +60,8 @@ class FileReader:
         """The file's text."""
         max_chars = self._max_model_len() * self._tokenizer.max_token_chars
         seconds = math.ceil(self._limits.timeout_s)
-        arguments = [str(n) for n in (self._limits.max_pages, max_chars, seconds)]
+        numbers = (self._limits.max_pages, max_chars, seconds)
+        arguments = [*map(str, numbers), self._limits.scanned_pages]
         try:
             async with self._slots, asyncio.timeout(self._limits.timeout_s):
                 answer = await _run_child(file.data, arguments)
@@ -71,7 +76,7 @@ class FileReader:
 async def _run_child(data: bytes, arguments: Sequence[str]) -> dict[str, str]:
     """What the child says; it is killed if this is cancelled."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-m", "nestling.chat.pdf_text", *arguments),
+        *(sys.executable, "-I", "-m", "nestling.chat.pdf", *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

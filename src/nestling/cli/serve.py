@@ -78,7 +78,7 @@ async def _serve(settings: Settings) -> None:
         await starting
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
-        files = FileLimits(settings.max_file_pages, settings.file_timeout_s)
+        files = FileLimits(settings.max_file_pages, settings.file_timeout_s, settings.scanned_pages)
         identity = await asyncio.to_thread(identify, entry, checkpoint, settings)
         chat = ChatService(engine, tokenizer, identity, files)
         first_key = await _first_key(accounts.keys)
