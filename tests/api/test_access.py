@@ -9,7 +9,7 @@ from starlette.routing import Route
 from nestling.accounts.accounts import Accounts
 from nestling.api.app import create_app
 from nestling.api.auth import Access, GuardedEndpoint
-from nestling.engine.messages import Stats
+from nestling.engine.clients.messages import Stats
 from nestling.errors import AuthenticationError, EngineError, StoreError
 from nestling.server.application import Application
 from nestling.settings import Settings
