@@ -54,11 +54,15 @@ def test_named_commands_exist() -> None:
     assert named <= commands
 
 
-def test_source_files_named_in_the_architecture_exist() -> None:
-    """Each `room/file.py` that docs/architecture.md traces a request through is there."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    for name in re.findall(r"`((?:\w+/)?\w+\.py)(?::[\w.]+)?`", text):
-        assert (ROOT / "src" / "nestling" / name).is_file(), name
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_source_files_exist(document: Path) -> None:
+    """Each source file or folder that a document names is there, from the root or the package."""
+    names = re.findall(
+        r"`([\w.*-]+(?:/[\w.*-]+)*(?:/|\.(?:py|cpp|h)))(?::[\w.]+)?`", document.read_text()
+    )
+    wanted = names if document.name == "architecture.md" else [n for n in names if "/" in n[:-1]]
+    roots = (ROOT, ROOT / "src" / "nestling")
+    assert [n for n in wanted if not any(list(root.glob(n)) for root in roots)] == []
 
 
 @pytest.mark.parametrize("lock", ["serve", "dev", "clients", "parity"])
