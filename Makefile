@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check bench format lock clients parity native-test native-test-arm64 native-test-x86 skills clean
+.PHONY: help serve test check bench format lock clients parity native-test native-test-arm64 native-test-x86 skills wheel wheel-test clean
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 20
 
@@ -45,9 +45,10 @@ serve: $(VENV)/.built ## start the server (HOST, PORT, DATA_DIR, MODEL)
 	@exec $(BIN)/nestling serve --host "$(HOST)" --port "$(PORT)" \
 	  $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MODEL),--model "$(MODEL)")
 
-test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no network and no weights
-	@$(BIN)/python -m pytest -m "not parity and not clients"
+test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no wheel, no network and no weights
+	@$(BIN)/python -m pytest -m "not parity and not clients and not wheel"
 	@echo "Left out: the OpenAI client for Node.js (make clients)."
+	@echo "Left out: the wheel in a clean environment (make wheel-test)."
 	@echo "Left out: the live comparison with torch, transformers and sentencepiece (make parity)."
 
 check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
@@ -139,6 +140,21 @@ lock: $(VENV)/bin/python ## resolve the dependencies anew and pin them by hash
 	$$lock pyproject.toml --group build --group dev -c locks/serve.lock -o locks/dev.lock; \
 	$$lock pyproject.toml --group dev --group parity -c locks/dev.lock -o locks/parity.lock; \
 	$$lock --group clients -o locks/clients.lock
+
+wheel: $(VENV)/.serve ## build the wheel for this Python and processor into dist/
+	@rm -rf dist
+	@PATH="$(CURDIR)/$(BIN):$$PATH" CXX="$(CXX)" $(PIP) wheel --no-build-isolation --no-deps -w dist .
+	@ls dist/*.whl
+
+WHEEL_TEST := build/wheel-test
+
+wheel-test: wheel $(VENV)/.dev ## install the wheel into a clean environment and use it there
+	@rm -rf $(WHEEL_TEST) && mkdir -p $(WHEEL_TEST)
+	@$(PIP) download --require-hashes -r locks/serve.lock -d $(WHEEL_TEST)/packages
+	@$(BIN)/python -m venv $(WHEEL_TEST)/venv
+	@$(WHEEL_TEST)/venv/bin/python -m pip --disable-pip-version-check -q install \
+	  --no-index --find-links $(WHEEL_TEST)/packages dist/*.whl
+	@$(BIN)/python -m pytest -m wheel
 
 skills: $(VENV)/.built ## ask the embedded model all its evaluation prompts, with our engine
 	@$(BIN)/python -m training.evaluate --backend nestling --model src/nestling/assets/nano \

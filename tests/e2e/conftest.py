@@ -46,13 +46,18 @@ def nestling(*args: str) -> list[str]:
     return [str(Path(sys.executable).with_name("nestling")), *args]
 
 
-def start_server(data_dir: Path, *args: str) -> Server:
-    """Start a server and wait until it is ready; fails with what it printed if it ends instead."""
+def start_server(data_dir: Path, *args: str, program: Path | None = None) -> Server:
+    """Start a server and wait until it is ready; fails with what it printed if it ends instead.
+
+    `program` is the `nestling` of another environment; it runs outside of the source tree.
+    """
+    command = nestling("serve") if program is None else [str(program), "serve"]
     port = free_port()
     out = data_dir.parent / f"serve-{port}.log"
     with out.open("w") as log:
         process = subprocess.Popen(
-            nestling("serve", "--port", str(port), "--data-dir", str(data_dir), *args),
+            [*command, "--port", str(port), "--data-dir", str(data_dir), *args],
+            cwd=None if program is None else data_dir.parent,
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
