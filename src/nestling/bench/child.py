@@ -1,4 +1,4 @@
-"""One measuring process: `python -m nestling.bench.child TASK PLAN`, started by `runs.py` only.
+"""One measuring process: `python -m nestling.bench.child TASK PLAN`. Only `runs.py` starts it.
 
 TASK is "start" (load by `LLM`, one token), "throughput", "throughput+memory" or "curves"; PLAN is a
 `BenchPlan` in JSON. Prints one line of JSON: `Start`, `Throughput`, `Curves` or `Refusal`.
@@ -27,7 +27,7 @@ BANDWIDTH_BUFFER_BYTES = 1 << 30
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one task; returns the exit code."""
+    """Run one task, and return the exit code."""
     task, plan = argv[1], msgspec.json.decode(argv[2], type=BenchPlan)
     show_notices()
     try:
@@ -51,7 +51,7 @@ def _print(figures: msgspec.Struct) -> None:
 
 
 def _start(plan: BenchPlan) -> None:
-    """Prints as soon as there is a token: the parent holds the clock."""
+    """Load, and print as soon as there is a token, as the parent takes the time."""
     begin = perf_counter()
     with LLM(
         plan.model,
@@ -65,7 +65,7 @@ def _start(plan: BenchPlan) -> None:
 
 
 def engine_config(plan: BenchPlan) -> EngineConfig:
-    """The engine as it serves, but for as many sequences as are to decode together."""
+    """Return the configuration of a server, with room for the sequences of the plan."""
     return EngineConfig(
         model=plan.model,
         num_threads=plan.threads,
@@ -76,7 +76,7 @@ def engine_config(plan: BenchPlan) -> EngineConfig:
 
 
 def measure(plan: BenchPlan, *, with_memory: bool) -> Throughput:
-    """Everything that needs a loaded engine; memory before anything else has enlarged it."""
+    """Measure all that needs a loaded engine. Memory comes first, before the rest enlarges it."""
     session = EngineSession(engine_config(plan))
     memory = None
     if with_memory:

@@ -1,6 +1,6 @@
-"""The curves of a model: decoding by batch and context, first token by prompt, memory by context.
+"""Measures and draws a model's curves: decoding, time to the first token, memory.
 
-Files carry the model's name, so that the curves of several stand side by side in a folder.
+Files carry the model's name, so that the curves of several models stand side by side in a folder.
 `measure_curves` runs in a measuring process, `draw` in the one that asked for them.
 """
 
@@ -19,7 +19,7 @@ FIRST_PROMPT, LAST_PROMPT = 128, 32768
 
 
 def prompt_lengths(most: int) -> tuple[int, ...]:
-    """From 128 by doubling to 32,768, or to `most` if that is less."""
+    """Return 128, 256 and so on up to 32,768, or up to `most` if that is less."""
     most = min(LAST_PROMPT, most)
     lengths = []
     length = FIRST_PROMPT
@@ -30,9 +30,9 @@ def prompt_lengths(most: int) -> tuple[int, ...]:
 
 
 def measure_curves(plan: BenchPlan) -> Curves:
-    """Memory is read after each prompt, in ascending order, before any batch has enlarged it.
+    """Measure prompts in ascending order and read memory after each, then measure batches.
 
-    Without a prefix cache, which would keep what the shorter prompts left.
+    There is no prefix cache, as it would keep what the shorter prompts left.
     """
     config = EngineConfig(
         model=plan.model,
@@ -60,7 +60,7 @@ def measure_curves(plan: BenchPlan) -> Curves:
 
 
 def draw(curves: Curves, folder: Path, model_id: str, subtitle: str) -> list[Path]:
-    """Write the charts, speed-{model_id}-{what}.svg; returns where they are."""
+    """Write the charts as speed-{model_id}-{what}.svg, and return their paths."""
     charts = {
         "decode": line_chart(
             f"{model_id}: decoding",

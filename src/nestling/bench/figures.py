@@ -1,35 +1,35 @@
-"""What the children of a benchmark report: the figures of one fresh process each."""
+"""The figures that the processes of a benchmark report, each of one fresh process."""
 
 import msgspec
 
 
 class PhaseTimes(msgspec.Struct, frozen=True):
-    """What the steps of one phase did, and where they spent their time."""
+    """The work of the steps of one phase, and where their time went."""
 
     num_steps: int
     num_tokens: int
-    """Of prompts computed and of answers generated."""
+    """Tokens of prompts that were computed, and of answers."""
     num_cached_tokens: int
-    """Of prompts, found in the prefix cache."""
+    """Tokens of prompts that the prefix cache had."""
     weight_bytes_read: int
     part_seconds: dict[str, float]
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Of a process that has loaded the model and holds one sequence of `memory_context` tokens."""
+    """The memory of a process with the model and one sequence of `memory_context` tokens."""
 
     resident_bytes: int
     peak_resident_bytes: int
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Of a process that loads the model through `LLM` and makes one token."""
+    """The start of a process that loads the model through `LLM` and makes one token."""
 
     load_s: float
 
 
 class Throughput(msgspec.Struct, frozen=True):
-    """Of a process that steps the engine. Phases are "prefill", "decode N" and "prefix hit"."""
+    """Speeds of a stepped engine. Its phases are "prefill", "decode N" and "prefix hit"."""
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: dict[int, float]
@@ -41,20 +41,20 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class Curves(msgspec.Struct, frozen=True):
-    """Of a process that goes through batch sizes and prompt lengths."""
+    """The curves of a process that goes through batch sizes and prompt lengths."""
 
     decode_tokens_per_s: dict[int, float]
-    """Total by number of sequences."""
+    """Total tokens a second, by the number of sequences."""
     context_tokens_per_s: dict[int, float]
-    """Of one sequence, by tokens of its context."""
+    """Tokens a second of one sequence, by the tokens of its context."""
     first_token_s: dict[int, float]
-    """By tokens of the prompt."""
+    """Seconds, by the tokens of the prompt."""
     resident_bytes: dict[int, int]
-    """By tokens of context."""
+    """Bytes, by the tokens of context."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Instead of figures: what the child could not do."""
+    """The message of a process that could not measure."""
 
     message: str
     exit_code: int

@@ -1,4 +1,4 @@
-"""What is known about this machine and this program: memory in use, commit."""
+"""Tells the memory that this process uses and the commit that it runs."""
 
 import resource
 import subprocess
@@ -12,12 +12,12 @@ _PACKAGE = Path(nestling.__file__).resolve().parent
 
 
 def resident_bytes() -> int:
-    """Memory of this process that lies in RAM now, pages of mapped files included."""
+    """Return the memory of this process in RAM now, pages of mapped files included."""
     return _status_bytes("VmRSS") if _STATUS.exists() else peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """The most it ever was."""
+    """Return the most resident memory that this process ever had."""
     if _STATUS.exists():
         return _status_bytes("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -33,7 +33,7 @@ def _status_bytes(key: str) -> int:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, "-dirty" if changed; else None."""
+    """Return the commit of the checkout that runs, "-dirty" if changed; None without one."""
     root = _PACKAGE.parent.parent
     if not (root / ".git").exists() or root / "src" / "nestling" != _PACKAGE:
         return None

@@ -1,4 +1,4 @@
-"""What is to be measured, checked once: lengths, batch sizes, runs. Plain data for the children."""
+"""The plan of a benchmark, checked once: lengths, batch sizes, runs. Plain data."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from nestling.errors import SettingsError
 from nestling.native.threads import MAX_THREADS
 
 MAX_BATCH = 64
-"""Sequences that the engine computes together at most."""
+"""The most sequences that the engine computes together."""
 NUM_RUNS = 3
 
 
@@ -28,15 +28,15 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     memory_context: int = 4096
     """Tokens of context at which memory is read."""
     prefix: int = 1024
-    """Tokens that the two requests have in common which measure the prefix cache."""
+    """Tokens that the two requests of the prefix cache's figure have in common."""
     runs: int = NUM_RUNS
-    """Fresh processes that each measure everything; figures are their medians."""
+    """Number of fresh processes that measure everything; figures are their medians."""
     packed_dir: str | None = None
-    """As of `EngineConfig`."""
+    """Switches of `EngineConfig`."""
     switches_off: tuple[str, ...] = ()
 
     def fitted(self, max_model_len: int) -> "BenchPlan":
-        """The plan, its memory context and prefix cut to what the model takes.
+        """Return the plan with memory context and prefix cut to what the model takes.
 
         Raises SettingsError that names the option, what fits and what came.
         """
@@ -68,12 +68,12 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def longest_context(max_model_len: int, num_steps: int) -> int:
-    """Tokens of a sequence that has room for a first token, so many steps, and one token more."""
+    """Return the longest context that leaves room for a first token, the steps and one more."""
     return max_model_len - num_steps - 2
 
 
 def parse_count(name: str, text: str) -> int:
-    """A whole number from an option; raises SettingsError."""
+    """Return the whole number that an option holds. Raises SettingsError."""
     try:
         return int(text)
     except ValueError:
@@ -81,5 +81,5 @@ def parse_count(name: str, text: str) -> int:
 
 
 def parse_batch(text: str) -> tuple[int, ...]:
-    """Sizes separated by commas, such as "1,4,16"; raises SettingsError."""
+    """Return sizes that commas separate, such as "1,4,16". Raises SettingsError."""
     return tuple(parse_count("batch", part) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""A benchmark's result as rows of a table for people."""
+"""Turns a benchmark's result into rows of a table for people."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ Rows = list[tuple[str, ...]]
 
 
 def result_rows(model_id: str, plan: BenchPlan, result: BenchResult) -> Rows:
-    """Name and figure with its unit."""
+    """Return rows of a name and a figure with its unit."""
     bandwidth = result.read_bandwidth_bytes_per_s
     rows: Rows = [
         ("model", model_id),
@@ -42,7 +42,7 @@ def result_rows(model_id: str, plan: BenchPlan, result: BenchResult) -> Rows:
 
 
 def profile_rows(profile: Mapping[str, PhaseTimes]) -> tuple[tuple[str, ...], Rows]:
-    """Header and rows: of each phase, tokens, MiB of weights a step and milliseconds by part."""
+    """Return a header, and for each phase tokens, MiB of weights a step and times by part."""
     parts = tuple(dict.fromkeys(part for times in profile.values() for part in times.part_seconds))
     rows: Rows = []
     for phase, times in profile.items():

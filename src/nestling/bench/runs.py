@@ -19,13 +19,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `nestling bench --json` prints: medians of the runs; memory is of the first."""
+    """The result that `nestling bench --json` prints: medians of the runs, memory of the first."""
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: dict[int, float]
-    """Total of all sequences, by their number."""
+    """Total tokens a second of all sequences, by their number."""
     first_token_s: float
-    """From the start of a process that loads the model to its first token."""
+    """Seconds from the start of a process that loads the model to its first token."""
     load_s: float
     peak_resident_bytes: int
     resident_bytes: int
@@ -36,13 +36,13 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     threads: int
     commit: str | None
     profile: dict[str, PhaseTimes] = {}
-    """Of each phase in the last run; empty unless asked for."""
+    """Times of each phase in the last run; empty unless wanted."""
 
 
 def run_bench(
     plan: BenchPlan, *, with_profile: bool, on_progress: Callable[[str], None]
 ) -> BenchResult:
-    """Measure; raises EngineError or InvalidRequestError if a child cannot."""
+    """Measure a plan. Raises EngineError or InvalidRequestError if a process cannot."""
     starts: list[tuple[float, Start]] = []
     found: list[Throughput] = []
     for run in range(plan.runs):
@@ -74,12 +74,12 @@ def run_bench(
 
 
 def run_curves(plan: BenchPlan) -> Curves:
-    """Measure the curves; raises as `run_bench` does."""
+    """Measure the curves. Raises as `run_bench` does."""
     return _child("curves", plan, Curves)[1]
 
 
 def _child(task: str, plan: BenchPlan, kind: type[T]) -> tuple[float, T]:
-    """Seconds from the start of the process to its line, and what the line says."""
+    """Return the seconds from a process's start to its line, and what the line says."""
     argv: Sequence[str] = (
         sys.executable,
         "-m",

@@ -1,7 +1,7 @@
-"""The engine's own loop, stepped by hand in this thread, so that a phase is timed step by step.
+"""Steps the engine's own loop by hand in this thread, so that each phase is timed step by step.
 
-Prompts are random token ids, never the same twice: no figure profits from a prefix cache unless
-that is what it measures.
+Prompts are random token ids, never the same twice. So no figure profits from the prefix cache but
+the one that measures it.
 """
 
 import itertools
@@ -27,25 +27,25 @@ from nestling.engine.runners.load import load_runner
 from nestling.errors import EngineError
 
 UNBOUNDED = 1 << 30
-"""As many tokens as the context takes."""
+"""Stands for as many tokens as the context takes."""
 
 
 class Phase(NamedTuple):
-    """A stretch of steps that was timed."""
+    """A phase whose steps were timed."""
 
     seconds: float
     times: PhaseTimes
 
 
 class Decoded(NamedTuple):
-    """A batch that was decoded: until all had a first token, and the timed steps after that."""
+    """A decoded batch: the time until all had a first token, and the steps after it."""
 
     first_token_s: float
     phase: Phase
 
 
 class EngineSession:
-    """A loaded model and its loop; one phase at a time. Greedy, and no token ends a request."""
+    """A loaded model and its loop, for one phase at a time. Sampling is greedy and never stops."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._runner = runner = load_runner(config)
@@ -59,16 +59,16 @@ class EngineSession:
 
     @property
     def weight_bytes_per_token(self) -> int:
-        """Bytes that one decoded token reads, by the neurons that lived in the steps so far."""
+        """Return the bytes that a decoded token reads, by the active neurons of past steps."""
         return self._runner.weight_bytes_per_token
 
     def random_prompt(self, num_tokens: int) -> list[int]:
-        """Token ids of text."""
+        """Return random token ids of text."""
         ids: list[int] = self._rng.integers(0, self._num_text_tokens, num_tokens).tolist()
         return ids
 
     def first_token(self, prompt: list[int]) -> Phase:
-        """From a request to its first token, with nothing else to do."""
+        """Return the seconds from a request to its first token on an idle engine."""
         self._ask_stats()
         begin = perf_counter()
         self._submit(prompt, 1)
@@ -77,14 +77,14 @@ class EngineSession:
         return self._phase(perf_counter() - begin)
 
     def prefix_hit_first_token(self, num_tokens: int) -> Phase:
-        """The same of a second request whose first `num_tokens` tokens the first one had too."""
+        """Return the same for a request whose first `num_tokens` tokens another one had before."""
         prefix = self.random_prompt(num_tokens)
         first, second = self._rng.choice(self._num_text_tokens, 2, replace=False).tolist()
         self.first_token([*prefix, first])
         return self.first_token([*prefix, second])
 
     def decode(self, num_seqs: int, context: int, num_steps: int) -> Decoded:
-        """`num_steps` steps, each of which gives every sequence one token.
+        """Run `num_steps` steps, each of which gives each sequence one token.
 
         The clock starts when all have got their first token, so no prefill is in it.
         """
@@ -108,17 +108,17 @@ class EngineSession:
         return Decoded(begin - submitted, self._phase(seconds))
 
     def snapshot(self) -> Stats:
-        """The idle engine's counters."""
+        """Return the counters of the idle engine."""
         self._ask_stats()
         self._step()
         return self._snapshots[-1]
 
     def _ask_stats(self) -> None:
-        """The next step begins with a snapshot."""
+        """Let the next step begin with a snapshot."""
         self._loop.post(GetStats(0))
 
     def _phase(self, seconds: float) -> Phase:
-        """End a phase whose first step began with a snapshot; the engine is idle after it."""
+        """End a phase whose first step began with a snapshot. The engine is idle after it."""
         before, after = self._snapshots[-1], self.snapshot()
         times = {
             part: total - before.part_seconds[part] for part, total in after.part_seconds.items()

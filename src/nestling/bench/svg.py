@@ -1,4 +1,4 @@
-"""Line charts as SVG text: axes with labels, a grid, readable on light and on dark pages."""
+"""Draws line charts as SVG text, with labelled axes and a grid, for light and dark pages."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 56, 52
-"""Margins of the plot: for the labels, in the same units as the size."""
+"""Margins for the labels of the plot, in the units of its size."""
 
 MANY_POWERS = 4
-"""Powers of ten beyond which an axis marks nothing between them."""
+"""With more powers of ten than these, an axis marks nothing between them."""
 
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #3b3b3b }
@@ -29,14 +29,16 @@ text { font: 12px system-ui, sans-serif; fill: #3b3b3b }
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows: `is_log` spaces equal ratios equally; a linear axis begins at zero."""
+    """One axis. With `is_log` equal ratios have equal distances; a linear axis begins at zero."""
 
     label: str
     is_log: bool = False
 
     def ticks(self, values: Sequence[float]) -> list[float]:
-        """Values to mark, from at most the least to at least the greatest: 1, 2 or 5 times a power
-        of ten; only the powers themselves if a log axis would have many."""
+        """Return the values to mark, from the least or below to the greatest or above.
+
+        They are 1, 2 and 5 times powers of ten. A log axis with many has the powers alone.
+        """
         least, most = min(values), max(values)
         if self.is_log:
             powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
@@ -51,7 +53,7 @@ class Axis:
         return [step * i for i in range(math.ceil(most / step - 1e-9) + 1)]
 
     def place(self, value: float, span: tuple[float, float]) -> float:
-        """0 at the beginning of the axis, 1 at its end."""
+        """Return the place of a value: 0 at the beginning of the axis, 1 at its end."""
         least, most = (math.log(bound) for bound in span) if self.is_log else span
         return ((math.log(value) if self.is_log else value) - least) / (most - least)
 
@@ -59,7 +61,7 @@ class Axis:
 def line_chart(
     title: str, subtitle: str, x_axis: Axis, y_axis: Axis, points: Sequence[tuple[float, float]]
 ) -> str:
-    """One line through the points, each with its values as a tooltip; every x is marked.
+    """Return a chart with one line through the points, a tooltip at each, and every x marked.
 
     All values are above zero. Raises ValueError if one is not, or if there is no point.
     """
@@ -107,7 +109,7 @@ def line_chart(
 
 
 def short(value: float) -> str:
-    """A number as short as an axis needs: 1,024 and more as multiples of 1,024 if they are such."""
+    """Return a short text of a number; multiples of 1,024 are shown as such."""
     if value >= 1024 and value % 1024 == 0:
         return f"{value / 1024:g}k"
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
