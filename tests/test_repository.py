@@ -1,6 +1,10 @@
 """What the documents claim about the repository, held against the repository."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import pytest
 
 import nestling
 from nestling.cli.main import COMMANDS
+from nestling.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -79,3 +84,66 @@ def test_shipped_model_is_small() -> None:
     """The embedded model's weights and tokenizer take at most 12 MB."""
     folder = ROOT / "src" / "nestling" / "assets" / "nano"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000
+
+
+UNIT = ROOT / "docs" / "guides" / "nestling.service"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_unit_of_systemd_is_valid(tmp_path: Path) -> None:
+    """systemd knows every line of it; only the program stands elsewhere here."""
+    text = UNIT.read_text()
+    program = "/opt/nestling/bin/nestling"
+    assert text.count(program) == 1
+    unit = tmp_path / UNIT.name
+    unit.write_text(text.replace(program, str(Path(sys.executable).with_name("nestling"))))
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_unit_of_systemd_waits_longer_than_the_server() -> None:
+    """Running requests get `shutdown_timeout_s`, and the engine some seconds to end after it."""
+    (waits_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    least_s = Settings.model_fields["shutdown_timeout_s"].default + 10
+    assert int(waits_s) >= least_s
+
+
+BAD_MACHINES = [
+    ("version_info", "c++", "Nestling needs Python 3.11 or newer: install python3"),
+    ("ensurepip", "c++", "Python's venv module is missing: install it"),
+    ("Python.h", "c++", "Python's C headers are missing: install them"),
+    ("nothing", "no-such-compiler", "Nestling needs a C++20 compiler: install one"),
+]
+
+
+@pytest.mark.parametrize("target", ["serve", "test"])
+@pytest.mark.parametrize(
+    ("lacks", "compiler", "message"), BAD_MACHINES, ids=["python", "venv", "headers", "compiler"]
+)
+def test_a_machine_that_lacks_something_is_told_what(
+    tmp_path: Path, target: str, lacks: str, compiler: str, message: str
+) -> None:
+    """The README's commands say in one line what to install, and leave nothing behind."""
+    for name in ("Makefile", "pyproject.toml", "CMakeLists.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$2" in *{lacks}*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    before = set(tmp_path.iterdir())
+    command = ["make", "--no-print-directory", target, f"PYTHON={python}", f"CXX={compiler}"]
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    ours, of_make = done.stderr.splitlines()
+    assert ours.startswith(message)
+    assert "Debian: apt install" in ours
+    assert of_make.startswith("make: ***")
+    assert set(tmp_path.iterdir()) == before
