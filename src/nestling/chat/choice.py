@@ -1,4 +1,4 @@
-"""One answer on its way from tokens to text: whole characters only, cut before a stop string."""
+"""Turns the tokens of one answer into text: whole characters, cut before a stop string."""
 
 import contextlib
 import secrets
@@ -45,16 +45,16 @@ class Choice:
 
     @property
     def max_tokens(self) -> int:
-        """The most that it may get."""
+        """Return the most tokens that the answer may get."""
         return self._submit.sampling_params.max_tokens
 
     @property
     def num_tokens(self) -> int:
-        """Generated tokens so far."""
+        """Return the number of tokens generated so far."""
         return len(self.token_ids)
 
     async def deltas(self) -> AsyncGenerator[ChatDelta, None]:
-        """What the answer gains with each engine output; only the last has a finish_reason."""
+        """Yield what the answer gains with each engine output. The last has a finish_reason."""
         async with contextlib.aclosing(self._engine.generate(self._submit)) as outputs:
             async for output in outputs:
                 self.num_cached_tokens = output.num_cached_tokens
@@ -65,7 +65,7 @@ class Choice:
                     return
 
     def _take(self, output: TokenOutput) -> ChatDelta | None:
-        """The delta that one engine output gives, None if no text is certain yet."""
+        """Return the delta of one engine output, None if no text is certain yet."""
         text, num_used, is_stopped = self._push(output)
         self.token_ids += output.token_ids[:num_used]
         if output.logprobs is not None:
@@ -88,7 +88,7 @@ class Choice:
         return ChatDelta(index, text, reason, logprobs)
 
     def _push(self, output: TokenOutput) -> tuple[str, int, bool]:
-        """Text that has become certain, tokens used up, and whether a stop string was met."""
+        """Return the text that is now certain, the tokens used, and whether a stop string came."""
         text = ""
         for number, token_id in enumerate(output.token_ids, 1):
             if token_id in self._submit.sampling_params.stop_token_ids:
@@ -104,9 +104,9 @@ class Choice:
         return text, len(output.token_ids), False
 
     def _logprobs(self, *, is_all: bool) -> tuple[TokenLogprob, ...]:
-        """Of the tokens that begin in the text which is shown by now, or of all that wait.
+        """Return log-probabilities of tokens that begin in the shown text, or of all that wait.
 
-        So they come with their text, and what a stop string swallows has none.
+        So they come with their text, and tokens that a stop string swallows have none.
         """
         entries = []
         while self._unshown and (is_all or self._unshown[0][0] < self._num_shown):
@@ -128,7 +128,7 @@ class Choice:
 
 
 def _visible(reason: str | None) -> ChatFinishReason | None:
-    """The engine's reason as a client may see it; nobody reads an aborted answer to its end."""
+    """Return the engine's reason as clients see it. Nobody reads an aborted answer to its end."""
     if reason == "abort":
         raise EngineError("The request was aborted.", code="request_aborted")
     if reason in ("stop", "length"):

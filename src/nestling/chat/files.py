@@ -14,7 +14,7 @@ from nestling.errors import InvalidRequestError
 from nestling.log import get_logger
 
 MAX_READERS = 2
-"""Child processes at once; more files wait."""
+"""The most child processes at once. More files wait."""
 MAX_NAME_CHARS = 100
 ScannedPages = Literal["mark", "refuse"]
 _log = get_logger("chat")
@@ -22,7 +22,7 @@ _log = get_logger("chat")
 
 @dataclass(frozen=True)
 class FileLimits:
-    """What one file may take."""
+    """Limits of one file."""
 
     max_pages: int = 200
     timeout_s: float = 10.0
@@ -31,7 +31,7 @@ class FileLimits:
 
 
 class FileReader:
-    """Reads the files of messages; one for the whole service."""
+    """Reads the files of messages. The whole service shares one reader."""
 
     def __init__(
         self, limits: FileLimits, max_model_len: Callable[[], int], tokenizer: Tokenizer
@@ -42,7 +42,7 @@ class FileReader:
         self._slots = asyncio.Semaphore(MAX_READERS)
 
     async def read_all(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-        """The messages as text; raises InvalidRequestError naming the file that cannot be read."""
+        """Return the messages as text. Raises InvalidRequestError naming an unreadable file."""
         return tuple([await self._read_message(message) for message in messages])
 
     async def _read_message(self, message: ChatMessage) -> ChatMessage:
@@ -57,7 +57,7 @@ class FileReader:
         return replace(message, text=text, files=())
 
     async def _read(self, file: AttachedFile) -> str:
-        """The file's text."""
+        """Return the file's text."""
         max_chars = self._max_model_len() * self._tokenizer.max_token_chars
         seconds = math.ceil(self._limits.timeout_s)
         numbers = (self._limits.max_pages, max_chars, seconds)
@@ -74,7 +74,7 @@ class FileReader:
 
 
 async def _run_child(data: bytes, arguments: Sequence[str]) -> dict[str, str]:
-    """What the child says; it is killed if this is cancelled."""
+    """Return the output of the child process, which is killed if this is cancelled."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-m", "nestling.chat.pdf", *arguments),
         stdin=asyncio.subprocess.PIPE,
@@ -97,7 +97,7 @@ async def _run_child(data: bytes, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def shown_file(file: AttachedFile, text: str) -> str:
-    """A file as the model sees it: its name on a line, then its text."""
+    """Return a file as the model sees it: its name on a line, then its text."""
     name = "".join(c for c in file.filename or "" if c.isprintable())[:MAX_NAME_CHARS].strip()
     return f"File: {name or 'document.pdf'}\n\n{text}"
 

@@ -1,4 +1,4 @@
-"""What a request says, as token ids: prompts that fit the context, biases by token. Pure."""
+"""Turns requests into token ids: prompts that fit the context, and biases by token. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from nestling.errors import ContextLengthExceededError, InvalidRequestError
 
 
 def chat_prompt(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: int) -> list[int]:
-    """The conversation's prompt; raises ContextLengthExceededError, long texts at little cost."""
+    """Return a conversation's prompt. Raises ContextLengthExceededError cheaply for long texts."""
     least = sum(tokenizer.min_tokens(message.text.strip(), limit) for message in messages)
     if least >= limit:
         raise too_long(f"at least {least}", limit, "messages")
@@ -21,7 +21,7 @@ def chat_prompt(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: in
 def text_prompt(
     name: str, prompt: str | tuple[int, ...], tokenizer: Tokenizer, limit: int
 ) -> list[int]:
-    """A text or token ids after the begin token, which is not doubled; raises like chat_prompt."""
+    """Return text or token ids after one begin token. Raises as `chat_prompt` does."""
     if isinstance(prompt, str):
         least = tokenizer.min_tokens(prompt, limit)
         if least >= limit:
@@ -52,7 +52,7 @@ def _check_ids(name: str, ids: Sequence[int], num_text_tokens: int) -> None:
 
 
 def too_long(num_prompt_tokens: str, limit: int, param: str) -> ContextLengthExceededError:
-    """The refusal of a prompt that leaves no room for an answer."""
+    """Return the error for a prompt that leaves no room for an answer."""
     what = "the messages have" if param == "messages" else f"'{param}' has"
     return ContextLengthExceededError(
         f"This model's context holds {limit} tokens, one of them for the answer at least, but "
@@ -62,7 +62,7 @@ def too_long(num_prompt_tokens: str, limit: int, param: str) -> ContextLengthExc
 
 
 def resolve_logit_bias(bias: Mapping[str, float], tokenizer: Tokenizer) -> dict[int, float]:
-    """Biases by token id. A key of digits is an id, other text biases each of its tokens."""
+    """Return biases by token id. A key of digits is an id; other text biases all its tokens."""
     resolved: dict[int, float] = {}
     for key, value in bias.items():
         if key.isascii() and key.isdecimal():

@@ -1,12 +1,15 @@
-"""Stop strings in an answer that comes in pieces. One matcher per answer, for one thread."""
+"""Finds stop strings in an answer that comes in pieces.
+
+Each answer has a matcher of its own, used by one thread.
+"""
 
 
 class StopMatcher:
     """Lets text through up to the first stop string, which it swallows with all that follows.
 
-    Of several matches the one that begins first counts, so a match is settled only when no other
-    that began before it can still complete. Held back is never more than that: the longest tail of
-    the text which some stop string begins with. Takes time linear in the text (Knuth-Morris-Pratt).
+    The match that begins first counts. So a match is settled only when no other one that began
+    before it can still complete. Until then the longest tail of the text that begins a stop string
+    is held back, and nothing more. The time is linear in the text (Knuth-Morris-Pratt).
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
@@ -20,7 +23,10 @@ class StopMatcher:
         self._is_stopped = False
 
     def push(self, text: str) -> tuple[str, bool]:
-        """(text that may be shown now, whether a stop string was met: then nothing follows)."""
+        """Return the text that may be shown now, and whether a stop string came.
+
+        Nothing follows a stop string.
+        """
         if self._is_stopped:
             return "", True
         if not self._stops:
@@ -39,7 +45,7 @@ class StopMatcher:
         return emitted, self._is_stopped
 
     def flush(self) -> tuple[str, bool]:
-        """As `push`, at the end of the answer: what was held back is shown, or is a match."""
+        """Return what `push` returns, at the end of the answer: held text is shown or matches."""
         if self._is_stopped:
             return "", True
         rest, self._held = self._held, ""
@@ -64,7 +70,7 @@ class StopMatcher:
             self._matched[i] = matched
 
     def _first_live(self) -> int:
-        """Where the earliest match begins that is found or may still complete; else the end."""
+        """Return where the earliest match begins that is found or may complete, or else the end."""
         live = self._end - max(self._matched)
         return live if self._match_start is None else min(live, self._match_start)
 
@@ -73,7 +79,10 @@ class StopMatcher:
 
 
 def _borders(stop: str) -> list[int]:
-    """[len + 1] for each prefix: length of its longest proper prefix that is also its suffix."""
+    """Return for each prefix the length of its longest proper prefix that is its suffix too.
+
+    The list has len + 1 entries.
+    """
     borders = [0, 0]
     for end in range(1, len(stop)):
         length = borders[end]

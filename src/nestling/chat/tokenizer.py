@@ -1,9 +1,9 @@
-"""Text to token ids and back, as SentencePiece does it for Gemma.
+"""Turns text into token ids and back, as SentencePiece does it for Gemma.
 
-BPE with byte fallback over one `Vocabulary`; the merge loop is ours (docs/adr/0005-own-bpe.md). No
-text whatever becomes a control token: only normal, user-defined and byte pieces are in the tables
-that `encode` looks in. Never changes but for tables that are made when first used, so any number of
-threads may share one.
+It is BPE with byte fallback over one `Vocabulary`. docs/adr/0005-own-bpe.md tells why the merge
+loop is ours. No text becomes a control token, because `encode` looks only in tables of normal,
+user-defined and byte pieces. Threads may share a tokenizer: it never changes, but for tables that
+are made when first used.
 """
 
 import heapq
@@ -31,8 +31,8 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 class Tokenizer:
     """Encodes and decodes with one vocabulary.
 
-    `num_text_tokens` is how many ids the model takes as text (its per-layer table has rows for no
-    more), all of the vocabulary if None; text never becomes an id at or beyond it.
+    `num_text_tokens` is the number of ids that the model takes as text, as its per-layer table has
+    rows for no more. None means the whole vocabulary. Text never becomes an id at or beyond it.
     """
 
     def __init__(self, vocabulary: Vocabulary, num_text_tokens: int | None = None) -> None:
@@ -61,7 +61,7 @@ class Tokenizer:
         self._cached_word = lru_cache(_CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without bos. Never one of `control_ids`.
+        """Return the ids of `text` without bos, never one of `control_ids`.
 
         A blank and U+2581 become the same pieces, as in SentencePiece. Raises InvalidRequestError
         for a lone surrogate, which is no text.
@@ -83,10 +83,11 @@ class Tokenizer:
         return ids
 
     def min_tokens(self, text: str, enough: int | None = None) -> int:
-        """A lower bound of `len(encode(text))`, some 50 times cheaper; free once it is `enough`.
+        """Return a lower bound of `len(encode(text))`, some 50 times cheaper.
 
-        A token that covers a character is at most as long as the longest piece which holds that
-        character, so the characters' shares 1/longest add up to at most 1 in every token.
+        A token is at most as long as the longest piece that holds one of its characters. So the
+        characters' shares 1/longest add up to at most 1 in each token. With `enough`, a bound that
+        costs nothing is returned if it is that high.
         """
         least = math.ceil(len(text) / self.max_token_chars)
         if enough is not None and least >= enough:
@@ -97,11 +98,11 @@ class Tokenizer:
 
     @property
     def max_token_chars(self) -> int:
-        """The most characters that one token covers."""
+        """Return the most characters that one token covers."""
         return max(self._longest_piece.values(), default=1)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
+        """Return the text of `ids`. Bytes that are not UTF-8 become U+FFFD.
 
         Control tokens show nothing, or their names if `skip_special` is false.
         """
@@ -112,9 +113,9 @@ class Tokenizer:
         return b"".join(parts).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one token adds to the visible text, maybe part of a character.
+        """Return the bytes that one token adds to the text, maybe part of a character.
 
-        b"" for control tokens and for ids that the model has beyond the vocabulary.
+        Control tokens and ids beyond the vocabulary add b"".
         """
         if token_id in self._byte_of_id:
             return bytes((self._byte_of_id[token_id],))
@@ -123,14 +124,14 @@ class Tokenizer:
         return self._pieces[token_id].replace(SPACE, " ").encode()
 
     def token_text(self, token_id: int) -> str:
-        """One token as shown beside a logprob: control ones by name, half characters as U+FFFD."""
+        """Return a token as shown beside a logprob: controls by name, half characters as U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", errors="replace") or self._name(token_id)
 
     def _name(self, token_id: int) -> str:
         return self._pieces[token_id] if token_id < self.vocab_size else ""
 
     def _segments(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """`text` cut at user-defined pieces, the longest at the leftmost place: (before, id)."""
+        """Yield (text before, id) for each user-defined piece, always the longest at its place."""
         start = 0
         if self._user_defined is not None:
             for match in self._user_defined.finditer(text):
@@ -139,7 +140,7 @@ class Tokenizer:
         yield text[start:], None
 
     def _words(self, segment: str) -> Iterator[str]:
-        """`segment` cut wherever no piece could run on; no result of the merges changes by that."""
+        """Cut `segment` wherever no piece could run on, which changes no result of the merges."""
         inner, start = self._inner_pairs, 0
         for end, pair in enumerate(map(add, segment, islice(segment, 1, None)), 1):
             if pair not in inner:
@@ -161,14 +162,14 @@ class Tokenizer:
 
     @cached_property
     def _inner_pairs(self) -> set[str]:
-        """All neighbours within pieces: between two others no piece runs on, no merge crosses."""
+        """Return all neighbours within pieces. No piece and no merge crosses any other two."""
         return {
             first + second for piece in self._rank_of_piece for first, second in pairwise(piece)
         }
 
     @cached_property
     def _longest_piece(self) -> dict[str, int]:
-        """For each character, the length of the longest piece that holds it."""
+        """Return for each character the length of the longest piece that holds it."""
         by_length: dict[int, list[str]] = {}
         for piece in (*self._id_of_piece, *self._id_of_user_defined):
             by_length.setdefault(len(piece), []).append(piece)
@@ -179,24 +180,24 @@ class Tokenizer:
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The checkpoint's tokenizer, bounded to the ids that are text; None if it has none."""
+    """Return the checkpoint's tokenizer, bounded to the ids of text; None if it has none."""
     if checkpoint.vocabulary is None:
         return None
     return Tokenizer(checkpoint.vocabulary, checkpoint.config.num_text_tokens)
 
 
 def end_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Every id that ends an answer, by the configuration or by the vocabulary, ascending."""
+    """Return the ids that end an answer, by configuration or vocabulary, ascending."""
     vocabulary = checkpoint.vocabulary
     by_vocabulary = vocabulary.eos_token_ids if vocabulary else ()
     return tuple(sorted({*checkpoint.config.eos_token_ids, *by_vocabulary}))
 
 
 def merge_symbols(word: str, rank_of_piece: dict[str, int]) -> list[str]:
-    """The symbols left of `word` after all merges, in O(n log n).
+    """Return the symbols of `word` after all merges, in O(n log n).
 
-    Always merges the neighbours whose union has the lowest rank, of equal ones the leftmost:
-    SentencePiece's rule. A rank belongs to the union, not to the pair of its parts.
+    SentencePiece's rule merges the neighbours whose union has the lowest rank, and of equal ones
+    the leftmost. A rank belongs to the union, not to the pair of its parts.
     """
     size = len(word)
     symbols, following, preceding = list(word), list(range(1, size + 1)), list(range(-1, size - 1))
@@ -233,6 +234,6 @@ def merge_symbols(word: str, rank_of_piece: dict[str, int]) -> list[str]:
 
 
 def _longest_first(pieces: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern that finds any of `pieces`, the longest where several begin; None for none."""
+    """Return a pattern of any of `pieces`, the longest where several begin; None for none."""
     by_length = sorted(pieces, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, by_length))) if by_length else None
