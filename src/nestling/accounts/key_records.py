@@ -1,4 +1,4 @@
-"""What is known of an API key, and what it may be used for. Plain data; knows no database."""
+"""Records of API keys and of what they may be used for. Plain data; knows no database."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ SCOPES = (
     "model:speech",
     "model:ocr",
 )
-"""The hosted API's names; of these only chat is served here."""
+"""The hosted API's names. Only chat is served here."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -57,12 +57,12 @@ class ApiKey:
 
     key_id: str
     prefix: str
-    """8 characters, unique; the only part of the key's text that may be shown again."""
+    """The 8 unique characters of the key's text that may be shown again."""
     name: str | None
     kind: KeyKind
     disabled: bool
     scopes: tuple[str, ...] | None
-    """What an inference key may be used for; None: everything."""
+    """The scopes of an inference key. None means all."""
     limit: SpendLimit | None
     expires_at: datetime | None
     created_at: datetime
@@ -76,7 +76,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What to make a key with."""
+    """The properties of a key that is to be made."""
 
     name: str | None = None
     kind: KeyKind = "api"

@@ -1,9 +1,9 @@
-"""The text of an API key and what is kept of it.
+"""The text of an API key, and the hash that is kept of it.
 
     g3n_live_ + 8 characters (public prefix) + 32 random ones (190 bits) + 6 (CRC-32 of the rest)
 
 All base62. The checksum lets a wrong key be refused, and a leaked one be recognised by a scanner
-(`g3n_live_[0-9A-Za-z]{46}`), without asking the database. At rest there is only an HMAC.
+(`g3n_live_[0-9A-Za-z]{46}`), without asking the database. Only an HMAC is stored.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def prefix_of(secret: str) -> str | None:
 
 
 def key_hash(secret: str, pepper: bytes) -> str:
-    """Return what is stored of a key: HMAC-SHA-256 in hex."""
+    """Return the HMAC-SHA-256 of a key in hex, which is what is stored."""
     return hmac.new(pepper, secret.encode("ascii"), hashlib.sha256).hexdigest()
 
 

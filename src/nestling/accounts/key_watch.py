@@ -1,6 +1,6 @@
-"""Ends running requests whose key is no longer good, whichever process changed it.
+"""Ends running requests whose key is no longer valid, whichever process changed it.
 
-Runs on the event loop of the server: a counter in the database tells that some key was changed, and
+Runs on the event loop of the server. A counter in the database tells that some key was changed, and
 only then the keys of running requests are looked at again.
 """
 
@@ -33,7 +33,7 @@ class _Running:
 
 
 class KeyWatch:
-    """See the module. Made by `Accounts.open`, on a running loop."""
+    """Watches the keys of running requests. `Accounts.open` makes it on a running loop."""
 
     def __init__(self, keys: KeyStore, ledger: Ledger) -> None:
         self._keys = keys
@@ -46,7 +46,7 @@ class KeyWatch:
 
     @contextmanager
     def watch(self, key: ApiKey, scope: str) -> Iterator[asyncio.Future[NestlingError]]:
-        """Yield a future that gets the error to end the request with, should the key be lost."""
+        """Yield a future that gets the error which ends the request if the key is lost."""
         stop: asyncio.Future[NestlingError] = asyncio.get_running_loop().create_future()
         running = _Running(key.key_id, scope, key.expires_at is not None, stop)
         self._running.add(running)
@@ -57,7 +57,7 @@ class KeyWatch:
             stop.cancel()
 
     async def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -91,7 +91,7 @@ class KeyWatch:
         self._seen = count
 
     async def _problem(self, key_id: str, scope: str, *, is_changed: bool) -> NestlingError | None:
-        """Return what a new request with this key would be refused with."""
+        """Return the error that a new request with this key would get."""
         try:
             key = self._keys.recheck(key_id)
             require_scope(key, scope)

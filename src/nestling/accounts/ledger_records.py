@@ -1,4 +1,4 @@
-"""What the ledger is told about a request, and the operations its writer carries out."""
+"""Records of requests for the ledger, and the operations that its writer carries out."""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nestling.errors import NestlingError
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What is known when a request begins."""
+    """The properties of a request that are known when it begins."""
 
     inference_id: str
     request_id: str
@@ -26,7 +26,7 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a request came to. One that did not succeed costs nothing."""
+    """The end of a request and its tokens. A request that did not succeed costs nothing."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -57,7 +57,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Say whether the key is within its limit; with None just say that all before is written."""
+    """Tell whether the key is within its limit. None only waits until all before is written."""
 
     key_id: str | None
     done: asyncio.Future[None]
@@ -73,4 +73,4 @@ class Ask:
 
 Operation = Reserve | Settle | Check | Ask
 Result = NestlingError | int | None
-"""Of one operation: why it was refused, or what was asked, or that it was done."""
+"""The result of one operation: the refusal, the figure that was asked for, or None if done."""

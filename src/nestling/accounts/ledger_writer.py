@@ -1,7 +1,7 @@
 """Carries out batches of ledger operations, each batch in one transaction. Runs in a thread.
 
-The only place that knows how a limit is compared: spent in the window, plus what running requests
-of the window hold, plus what is asked for.
+Only this module compares a limit: with what is spent in the window, what its running requests hold,
+and what is asked for, added up.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ class LedgerWriter:
         self._engine.dispose()
 
     def write(self, batch: Sequence[Operation], notes: dict[str, tuple[int, int]]) -> list[Result]:
-        """Carry out a batch, all of it or nothing; returns the result of each operation.
+        """Carry out a batch, all of it or nothing, and return the result of each operation.
 
         Raises `SQLAlchemyError` if the database cannot be written.
         """
@@ -63,7 +63,7 @@ class LedgerWriter:
         return results
 
     def recover(self, prices: Prices) -> int:
-        """Settle what a server that died has left; returns how many requests that were."""
+        """Settle the requests that a dead server left, and return their number."""
         with self._engine.begin() as connection:
             left = connection.execute(select(reservation_table)).all()
             rows = []

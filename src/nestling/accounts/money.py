@@ -1,4 +1,4 @@
-"""Money: whole nano-dollars, so that no sum ever rounds.
+"""Counts money in whole nano-dollars, so that no sum is ever rounded.
 
 The hosted API's credits are 1/2,000,000 of a dollar, which is too coarse for one token.
 """
@@ -11,7 +11,7 @@ NANO_USD_PER_CREDIT = 500
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a token costs, in nano-USD."""
+    """Prices of a token in nano-USD."""
 
     prompt: int
     completion: int

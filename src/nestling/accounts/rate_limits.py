@@ -1,4 +1,4 @@
-"""How much of a minute each key has left: token buckets in memory, on one event loop."""
+"""Limits the units that each key takes in a minute: token buckets in memory, on one loop."""
 
 import math
 import time
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from nestling.errors import RateLimitError
 
 MAX_BUCKETS = 20_000
-"""Full buckets are forgotten when there are more than this; a missing bucket is a full one."""
+"""With more buckets than this, full ones are dropped. A missing bucket is a full one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateState:
-    """What the headers of an answer tell."""
+    """The state of a bucket that the headers of an answer tell."""
 
     limit: int
     remaining: int
@@ -28,7 +28,7 @@ class _Bucket:
 
 
 class RateLimiter:
-    """Gives every key `per_minute` units a minute, refilled steadily, saved up for one minute."""
+    """Gives each key `per_minute` units a minute. They refill steadily, and are kept a minute."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = per_minute
@@ -37,7 +37,7 @@ class RateLimiter:
         self._buckets: dict[str, _Bucket] = {}
 
     def take(self, key_id: str, amount: int = 1) -> RateState:
-        """Take `amount` units; raises `RateLimitError` and takes none if there are not enough."""
+        """Take `amount` units. Raises `RateLimitError`, and takes none, if there are too few."""
         bucket = self._filled(key_id)
         if amount > bucket.level:
             wait_s = (amount - bucket.level) / self._per_s

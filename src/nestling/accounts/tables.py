@@ -25,7 +25,7 @@ _MICROSECOND = timedelta(microseconds=1)
 def microseconds(moment: datetime) -> int:
     """Return an aware time as whole microseconds since 1970 UTC, without rounding.
 
-    Raises `OverflowError` for a time that UTC has no date for: nobody could read it again.
+    Raises `OverflowError` for a time without a date in UTC, which nobody could read again.
     """
     return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
 
@@ -42,11 +42,11 @@ class Timestamp(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        """To the database."""
+        """Return the value for the database."""
         return None if value is None else microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """From the database."""
+        """Return the value of the database as a time."""
         return None if value is None else moment_of(value)
 
 
@@ -68,7 +68,7 @@ api_key_table = Table(
     Column("last_used_at", Timestamp),
 )
 """`key_hash` is the HMAC-SHA-256 of the whole key text under the server's pepper, in hex; `scopes`
-a JSON array, null for all."""
+is a JSON array, or null for all."""
 
 key_change_table = Table(
     "key_change",
@@ -76,7 +76,7 @@ key_change_table = Table(
     Column("id", Integer, primary_key=True),
     Column("count", BigInteger, nullable=False),
 )
-"""One row: how often any key was made, changed or deleted. Running servers watch it."""
+"""Its one row counts the changes of all keys. Running servers watch it."""
 
 
 def _inference_columns() -> tuple[Column[object], ...]:
@@ -102,8 +102,8 @@ reservation_table = Table(
     Column("inference_id", String(64), primary_key=True),
     *_inference_columns(),
 )
-"""A running request of a key with a limit: `nano_usd` is the most it may cost, the tokens those
-that it was last known to have used."""
+"""A row is a running request of a key with a limit. `nano_usd` is the most that it may cost. The
+tokens are those that it was last known to have used."""
 Index("ix_reservation_key_id", reservation_table.c.key_id)
 
 usage_table = Table(
@@ -117,7 +117,7 @@ usage_table = Table(
     Column("ttft_ms", Float),
     Column("duration_ms", Float, nullable=False),
 )
-"""One row a request that has ended. It stays when its key is deleted."""
+"""A row is a request that has ended. It stays when its key is deleted."""
 Index("ix_usage_key_id_started_at", usage_table.c.key_id, usage_table.c.started_at)
 
 key_spend_table = Table(
