@@ -130,7 +130,7 @@ class Choice:
 def _visible(reason: str | None) -> ChatFinishReason | None:
     """Return the engine's reason as clients see it. Nobody reads an aborted answer to its end."""
     if reason == "abort":
-        raise EngineError("The request was aborted.", code="request_aborted")
+        raise EngineError("The request was aborted.")
     if reason in ("stop", "length"):
         return "stop" if reason == "stop" else "length"
     return None
