@@ -65,7 +65,7 @@ class InstantReply:
     num_prompt_tokens = 10
 
     def __init__(self, request: ChatRequest | CompletionRequest) -> None:
-        self.max_completion_tokens = request.max_tokens or 1
+        self.max_completion_tokens = request.sampling.max_tokens
         self.usage = ChatUsage(10, self.max_completion_tokens, 0)
 
     async def stream(self) -> AsyncGenerator[ChatDelta, None]:

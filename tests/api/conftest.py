@@ -86,7 +86,7 @@ class FakePrepared:
         self._request = request
         num_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
         self.num_choices = request.n * num_prompts
-        self.max_completion_tokens = (request.max_tokens or 512) * self.num_choices
+        self.max_completion_tokens = request.sampling.max_tokens * self.num_choices
         self.usage = ChatUsage(prompt_tokens=7, completion_tokens=0, cached_tokens=2)
 
     async def stream(self) -> AsyncGenerator[ChatDelta, None]:
@@ -94,7 +94,7 @@ class FakePrepared:
         pieces = chat.pieces
         try:
             chat.started.set()
-            for i, piece in enumerate(islice(pieces, self._request.max_tokens)):
+            for i, piece in enumerate(islice(pieces, self._request.sampling.max_tokens)):
                 self._raise_after(i)
                 await asyncio.sleep(chat.delay_s)
                 self.usage = ChatUsage(7, (i + 1) * self.num_choices, 2)
@@ -116,13 +116,13 @@ class FakePrepared:
             raise self._chat.error
 
     def _logprobs(self, piece: str | None) -> tuple[TokenLogprob, ...] | None:
-        if not self._request.logprobs:
+        if self._request.sampling.logprobs is None:
             return None
         if piece is None:
             return ()
         token = AlternativeToken(piece, piece.encode(), -0.5)
         low = AlternativeToken("<eos>", None, float("-inf"))
-        return (TokenLogprob(token, (token, low)[: self._request.top_logprobs]),)
+        return (TokenLogprob(token, (token, low)[: self._request.sampling.logprobs]),)
 
 
 async def healthy() -> Stats:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nestling.api.requests import chat as schemas
-from nestling.api.requests.messages import ROLES
+from nestling.chat import sampling
+from nestling.chat.template import ROLES
 from nestling.server import errors
 from nestling.server.application import Application
 from nestling.settings import Settings
@@ -81,8 +82,8 @@ def test_limits() -> None:
     ):
         assert f"{defaults[name]:g} s" in PAGE
         assert f"`{name}`" in PAGE
-    for limit in (schemas.MAX_STOP_LENGTH, schemas.MAX_LOGIT_BIASES, schemas.MAX_BIAS_KEY_LENGTH):
-        assert str(limit) in PAGE
+    for name in ("MAX_STOP_LENGTH", "MAX_LOGIT_BIASES", "MAX_BIAS_KEY_LENGTH"):
+        assert str(getattr(sampling, name)) in PAGE
 
 
 def test_each_report_has_its_test() -> None:

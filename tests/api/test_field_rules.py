@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from nestling.api.requests.chat import FIELDS, OTHER_FIELDS, SHAPED_FIELDS
+from nestling.chat.sampling import SAMPLING_FIELDS
+from nestling.engine.clients.messages import SamplingParams
 
 from .conftest import FakeChat, chat_body
 from .helpers import PATH, check_error
@@ -83,7 +85,7 @@ def post(client: httpx.Client, **fields: Any) -> httpx.Response:
 
 def test_the_table_has_every_field() -> None:
     assert set(TYPES) == {*FIELDS, *SHAPED_FIELDS, *OTHER_FIELDS}
-    assert {name for name, _, _ in BOUNDS} >= set(FIELDS)
+    assert {name for name, _, _ in BOUNDS} >= {*SAMPLING_FIELDS, "n"}
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_TYPES, ids=lambda v: json.dumps(v))
@@ -163,13 +165,11 @@ def test_the_smaller_of_both_counts_and_nothing_is_a_default(
     for fields, wanted in (
         ({"max_tokens": 5, "max_completion_tokens": 9}, 5),
         ({"max_tokens": 9.9, "max_completion_tokens": 5}, 5),
-        ({}, None),
+        ({}, 512),
     ):
         post(client, **fields)
-        assert chat.requests[-1].max_tokens == wanted
-    request = chat.requests[-1]
-    assert (request.temperature, request.top_p, request.top_k) == (1, 1, 0)
-    assert (request.min_p, request.top_a, request.repetition_penalty) == (0, 0, 1)
+        assert chat.requests[-1].sampling.max_tokens == wanted
+    assert chat.requests[-1].sampling == SamplingParams()
 
 
 def test_a_200_for_clients_that_insist(tmp_path_factory: pytest.TempPathFactory) -> None:

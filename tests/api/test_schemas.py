@@ -13,6 +13,7 @@ from nestling.api.requests.json_body import parse_json_object
 from nestling.api.requests.messages import MessageLimits
 from nestling.chat.request import ChatRequest
 from nestling.chat.template import ChatMessage
+from nestling.engine.clients.messages import RANGES, SamplingParams
 from nestling.errors import InvalidRequestError, ModelNotFoundError
 
 from .conftest import MODEL, chat_body
@@ -44,7 +45,8 @@ def test_example_body_of_the_page() -> None:
     body = read_chat_body(parse_json_object(raw), NAMES, LIMITS)
     request = body.request
     assert messages_of(body) == (ChatMessage("user", "text"),)
-    assert (request.max_tokens, request.seed, request.top_k) == (512, 1, 1)
+    params = request.sampling
+    assert (params.max_tokens, params.seed, params.top_k) == (512, 1, 1)
     assert request.logit_bias == {"ANY_ADDITIONAL_PROPERTY": 1.0}
     assert request.stop == ("text",)
     assert (body.stream, body.include_usage, body.unknown) == (False, True, ())
@@ -52,10 +54,9 @@ def test_example_body_of_the_page() -> None:
 
 def test_defaults() -> None:
     request = read().request
-    assert request.max_tokens is None
-    assert (request.temperature, request.top_p, request.top_k, request.min_p) == (1, 1, 0, 0)
-    assert (request.top_a, request.repetition_penalty, request.seed, request.n) == (0, 1, None, 1)
-    assert (request.stop, request.logit_bias, request.logprobs) == ((), {}, False)
+    assert request.sampling == SamplingParams()
+    assert request.sampling.max_tokens == 512
+    assert (request.stop, request.logit_bias, request.n) == ((), {}, 1)
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_FIELDS - {"model", "messages"}))
@@ -93,15 +94,17 @@ ACCEPTED = [
     ({"stop": ["a", "b", "c", "d"]}, "stop", ("a", "b", "c", "d")),
     ({"logit_bias": {"7": -100, "a b": 0.5}}, "logit_bias", {"7": -100.0, "a b": 0.5}),
     ({"logit_bias": {"nan": 1}}, "logit_bias", {"nan": 1.0}),
-    ({"logprobs": True, "top_logprobs": 20}, "top_logprobs", 20),
-    ({"top_logprobs": 0}, "top_logprobs", 0),
+    ({"logprobs": True, "top_logprobs": 20}, "logprobs", 20),
+    ({"logprobs": True}, "logprobs", 0),
+    ({"top_logprobs": 0}, "logprobs", None),
     ({"n": 8}, "n", 8),
 ]
 
 
 @pytest.mark.parametrize(("fields", "name", "value"), ACCEPTED, ids=[str(a[0]) for a in ACCEPTED])
 def test_accepted(fields: dict[str, Any], name: str, value: object) -> None:
-    got = getattr(read(**fields).request, name)
+    request = read(**fields).request
+    got = getattr(request if hasattr(request, name) else request.sampling, name)
     assert got == value
     assert type(got) is type(value)
     assert str(got) == str(value)
@@ -417,8 +420,9 @@ def test_any_value_is_accepted_or_refused_by_name(fields: dict[str, Any]) -> Non
     if isinstance(result, InvalidRequestError):
         assert result.param
     else:
-        assert 0 <= result.temperature <= 2
-        assert 0 < result.repetition_penalty < float("inf")
+        for field, (least, most) in RANGES.items():
+            value = getattr(result.sampling, field)
+            assert value is None or least <= value <= most
 
 
 @quick

@@ -6,6 +6,7 @@ from nestling.chat.request import ChatDelta, ChatRequest
 from nestling.chat.service import ChatService
 from nestling.chat.template import ChatMessage
 from nestling.chat.tokenizer import Tokenizer
+from nestling.engine.clients.messages import SamplingParams
 from nestling.errors import ContextLengthExceededError, EngineError, InvalidRequestError
 from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import load_checkpoint
@@ -22,7 +23,11 @@ def tokenizer() -> Tokenizer:
 
 def ask(text: str = "Hi", **fields: object) -> ChatRequest:
     """A request of one user message."""
-    return ChatRequest(messages=(ChatMessage("user", text),), **fields)  # type: ignore[arg-type]
+    names = ("stop", "n", "logit_bias", "cache_salt")
+    beside = {name: fields.pop(name) for name in names if name in fields}
+    params = SamplingParams(**fields)  # type: ignore[arg-type]
+    messages = (ChatMessage("user", text),)
+    return ChatRequest(messages=messages, sampling=params, **beside)  # type: ignore[arg-type]
 
 
 async def collect(service: ChatService, request: ChatRequest) -> tuple[str, list[ChatDelta], int]:
@@ -78,7 +83,7 @@ async def test_held_back_prefix_is_flushed(tokenizer: Tokenizer) -> None:
 async def test_end_token_ends_with_stop_and_is_not_shown(tokenizer: Tokenizer) -> None:
     """`<end_of_turn>` gives finish_reason stop, counts as a token and has no logprob entry."""
     engine = FakeEngine([*tokenizer.encode("Yes"), tokenizer.end_of_turn_id], end="stop")
-    request = ask(logprobs=True)
+    request = ask(logprobs=0)
     text, deltas, num_tokens = await collect(service_of(engine, tokenizer), request)
     assert text == "Yes"
     assert num_tokens == len(engine.token_ids)
@@ -104,7 +109,7 @@ async def test_logprobs_come_with_their_text(
     token_ids = [token_id for character in said for token_id in tokenizer.encode(character)]
     engine = FakeEngine(token_ids, step=step)
     text, deltas, _ = await collect(
-        service_of(engine, tokenizer), ask(logprobs=True, stop=(stop,), max_tokens=90)
+        service_of(engine, tokenizer), ask(logprobs=0, stop=(stop,), max_tokens=90)
     )
     assert text == shown
     for number, delta in enumerate(deltas):
@@ -159,22 +164,15 @@ async def test_max_tokens_is_capped_by_the_context(tokenizer: Tokenizer) -> None
     """Default 512, less if the context ends earlier, less if asked."""
     engine = FakeEngine([5])
     service = service_of(engine, tokenizer)
-    for asked, expected in ((None, None), (7, 7), (10**6, None)):
-        await collect(service, ask(max_tokens=asked))
+    for request, expected in (
+        (ask(), None),
+        (ask(max_tokens=7), 7),
+        (ask(max_tokens=10**6), None),
+    ):
+        await collect(service, request)
         submit = engine.submits[-1]
         room = 128 - len(submit.prompt_token_ids)
         assert submit.sampling_params.max_tokens == (expected or room)
-
-
-async def test_no_seed_means_fresh_entropy(tokenizer: Tokenizer) -> None:
-    """Two requests without a seed draw different ones."""
-    engine = FakeEngine([5])
-    service = service_of(engine, tokenizer)
-    for _ in range(2):
-        await collect(service, ask())
-    seeds = [submit.sampling_params.seed for submit in engine.submits]
-    assert seeds[0] != seeds[1]
-    assert all(seed and 1 <= seed < 2**63 for seed in seeds)
 
 
 async def test_logit_bias_keys(tokenizer: Tokenizer) -> None:

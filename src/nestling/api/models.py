@@ -7,12 +7,12 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from nestling.api.inference.chat import model_names
-from nestling.api.requests.chat import DOCUMENTED_MODEL
 from nestling.api.requests.queries import Query
 from nestling.chat.request import ChatModel
 from nestling.errors import ModelNotFoundError, NotFoundError, shown
 from nestling.server.answers import send_tagged
 from nestling.settings import Settings
+from nestling.weights.catalog import DOCUMENTED_MODEL_ID
 
 CREATED = 1748476800
 """2025-05-29, when the documented model's API page begins; the same for every name and restart."""
@@ -84,7 +84,7 @@ class ModelsEndpoint:
             "aliases": others,
             "info": {
                 "name": name.rpartition("/")[2],
-                "developer": "Google" if name == DOCUMENTED_MODEL else "Nestling",
+                "developer": "Google" if name == DOCUMENTED_MODEL_ID else "Nestling",
                 "description": f"Gemma 3n text completions, answered by {self._chat.model_id}",
                 "contextLength": length,
                 "outputMax": length,

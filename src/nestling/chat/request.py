@@ -10,39 +10,30 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from nestling.chat.template import ChatMessage
+from nestling.engine.clients.messages import SamplingParams
 
 ChatFinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """How to sample an answer; the neutral values are those of `SamplingParams`."""
+    """How to sample answers: the engine's parameters, and those that are about text or choices."""
 
-    max_tokens: int | None = None
-    """Of each choice, at least 1; None: the API's default (512, of text completions 16). The
-    service caps both to the context that is left."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    """0: off."""
-    min_p: float = 0.0
-    top_a: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
-    """1 to 2**63 - 1; None: fresh entropy."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    """Without `logit_bias`, `choice_index` and end tokens, which the service adds."""
     stop: tuple[str, ...] = ()
     """At most 4, none of them empty."""
     logit_bias: Mapping[str, float] = field(default_factory=dict)
     """Values in [-100, 100]. A key of ASCII digits is a token id, any other is text to bias."""
-    logprobs: bool = False
-    top_logprobs: int = 0
-    """0 to 20; 0 unless `logprobs`."""
     n: int = 1
-    """Number of choices, 1 to 8; choice i samples with `SamplingParams.choice_index` i."""
+    """Number of choices; choice i samples with `SamplingParams.choice_index` i."""
     cache_salt: str = ""
     """Whose request it is: what the engine keeps of prompts serves requests of equal salt alone."""
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether deltas carry log-probabilities."""
+        return self.sampling.logprobs is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

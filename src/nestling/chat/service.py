@@ -6,7 +6,6 @@ Every refusal that can be known beforehand is raised by `prepare`, before any ou
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,12 +18,6 @@ from nestling.chat.request import ChatDelta, ChatRequest, ChatUsage, CompletionR
 from nestling.chat.tokenizer import Tokenizer
 from nestling.engine.clients.client import EngineClient
 from nestling.engine.clients.messages import SamplingParams
-
-DEFAULT_MAX_TOKENS = 512
-"""The API page's default for both max_tokens and max_completion_tokens."""
-DEFAULT_COMPLETION_TOKENS = 16
-"""OpenAI's default for text completions."""
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -92,25 +85,12 @@ class ChatService:
         limit = self.max_model_len
         if isinstance(request, ChatRequest):
             prompts = [chat_prompt(request.messages, self.tokenizer, limit)]
-            default = DEFAULT_MAX_TOKENS
         else:
             named = _named(request.prompts)
             prompts = [text_prompt(name, text, self.tokenizer, limit) for name, text in named]
-            default = DEFAULT_COMPLETION_TOKENS
-        wanted = request.max_tokens if request.max_tokens is not None else default
-        params = SamplingParams(
-            max_tokens=wanted,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            top_a=request.top_a,
-            min_p=request.min_p,
-            repetition_penalty=request.repetition_penalty,
-            frequency_penalty=request.frequency_penalty,
-            presence_penalty=request.presence_penalty,
+        params = msgspec.structs.replace(
+            request.sampling,
             logit_bias=resolve_logit_bias(request.logit_bias, self.tokenizer),
-            seed=request.seed if request.seed is not None else 1 + secrets.randbelow(MAX_SEED),
-            logprobs=request.top_logprobs if request.logprobs else None,
             stop_token_ids=self._identity.end_token_ids,
         )
         return PreparedReply(self, prompts, params, request)

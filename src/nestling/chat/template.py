@@ -8,12 +8,13 @@ the published template raises, docs/model.md ("Tokenizer and chat format") says 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from nestling.chat.tokenizer import Tokenizer
 from nestling.errors import InvalidRequestError
 
 Role = Literal["system", "developer", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
 _Speaker = Literal["user", "model"]
 _BREAK = "\n\n"
 

@@ -1,28 +1,21 @@
 """A conversation in the terminal: history, sampling settings, figures of the last answer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
 
+from nestling.chat.fields import Reader, wrong_type
 from nestling.chat.request import ChatDelta
+from nestling.chat.sampling import MAX_TOKENS, SAMPLING_FIELDS
 from nestling.chat.template import ChatMessage
 from nestling.engine.clients.messages import SamplingParams
 from nestling.errors import InvalidRequestError
 from nestling.llm import LLM
 
-SETTABLE: dict[str, tuple[type, float, float]] = {
-    "temperature": (float, 0, 2),
-    "top_p": (float, 0.01, 1),
-    "top_k": (int, 0, 2**31),
-    "min_p": (float, 0, 1),
-    "top_a": (float, 0, 1),
-    "repetition_penalty": (float, 0.01, 10),
-    "seed": (int, 1, 2**63 - 1),
-    "max_tokens": (int, 1, 2**31),
-}
-"""What `/set` and the options may change: type, least, most."""
+SETTABLE: Mapping[str, Reader] = {**SAMPLING_FIELDS, "max_tokens": MAX_TOKENS}
+"""What `/set` and the options may change."""
 
 
 @dataclass
@@ -42,15 +35,11 @@ class Session:
         """Change a sampling parameter; raises InvalidRequestError that says what fits."""
         if name not in SETTABLE:
             raise InvalidRequestError(f"{name!r} cannot be set; known are {', '.join(SETTABLE)}")
-        kind, least, most = SETTABLE[name]
         try:
-            number = kind(value)
+            number = int(value) if value.isdecimal() else float(value)
         except ValueError:
-            number = None
-        if number is None or not least <= number <= most:
-            raise InvalidRequestError(
-                f"{name}: expected a {kind.__name__} from {least} to {most}, got {value!r}"
-            )
+            raise wrong_type(name, "a number", value) from None
+        number = SETTABLE[name].read(name, number)
         self.params = msgspec.structs.replace(self.params, **{name: number})
 
     def ask(self, text: str) -> Iterator[ChatDelta]:

@@ -7,12 +7,9 @@ token id, number or length can reach an array it does not fit.
 import secrets
 from dataclasses import dataclass
 
-from nestling.engine.clients.messages import SamplingParams, Submit
+from nestling.engine.clients.messages import MAX_LOGIT_BIAS, RANGES, SamplingParams, Submit
 from nestling.engine.request import Request
 from nestling.errors import ContextLengthExceededError, InvalidRequestError
-
-MAX_SEED = (1 << 63) - 1
-MAX_LOGPROBS = 20  # the API's own bound; more would only make messages large
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +64,16 @@ def _check_prompt(token_ids: list[int], limits: RequestLimits) -> None:
 
 
 def _check_params(params: SamplingParams, limits: RequestLimits) -> None:
-    for name, least, most in _RANGES:
+    for name, (least, most) in RANGES.items():
         value = getattr(params, name)
         if value is not None and not least <= value <= most:  # NaN fails too
             raise InvalidRequestError(
                 f"{name}: expected {least} to {most}, got {value}", param=name
             )
     for token_id, bias in params.logit_bias.items():
-        if not 0 <= token_id < limits.num_text_tokens or not abs(bias) <= _LARGE:
+        if not 0 <= token_id < limits.num_text_tokens or not abs(bias) <= MAX_LOGIT_BIAS:
             raise InvalidRequestError(
                 f"logit_bias: expected token ids 0..{limits.num_text_tokens - 1} with values "
-                f"up to {_LARGE:g}, got {token_id}: {bias}",
+                f"up to {MAX_LOGIT_BIAS:g}, got {token_id}: {bias}",
                 param="logit_bias",
             )
-
-
-_LARGE = 1e6
-"""Beyond any use, yet far from float32's own end, so that no step overflows."""
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("max_tokens", 1, MAX_SEED),
-    ("temperature", 0, _LARGE),
-    ("top_k", 0, MAX_SEED),
-    ("top_p", 0, 1),
-    ("top_a", 0, 1),
-    ("min_p", 0, 1),
-    ("repetition_penalty", 1 / _LARGE, _LARGE),
-    ("frequency_penalty", -_LARGE, _LARGE),
-    ("presence_penalty", -_LARGE, _LARGE),
-    ("seed", 0, MAX_SEED),
-    ("choice_index", 0, MAX_SEED),
-    ("logprobs", 0, MAX_LOGPROBS),
-)

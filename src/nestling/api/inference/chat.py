@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from nestling.api.inference.replies import ChatCollector, ChunkEncoder, ReplyIdentity
-from nestling.api.requests.chat import DOCUMENTED_MODEL, InferenceBody, read_chat_body
+from nestling.api.requests.chat import InferenceBody, read_chat_body
 from nestling.api.requests.messages import MessageLimits
 from nestling.chat.request import ChatModel
 from nestling.settings import Settings
+from nestling.weights.catalog import DOCUMENTED_MODEL_ID
 
 
 def model_names(chat: ChatModel) -> tuple[str, ...]:
     """Return the names a request may give in `model`, the documented one first."""
-    return tuple(dict.fromkeys((DOCUMENTED_MODEL, chat.model_id, *chat.aliases)))
+    return tuple(dict.fromkeys((DOCUMENTED_MODEL_ID, chat.model_id, *chat.aliases)))
 
 
 class ChatFormat:
@@ -34,7 +35,7 @@ class ChatFormat:
         self, identity: ReplyIdentity, body: InferenceBody, num_choices: int
     ) -> ChatCollector:
         """Return what builds the `chat.completion`."""
-        return ChatCollector(identity, num_choices, logprobs=body.request.logprobs)
+        return ChatCollector(identity, num_choices, logprobs=body.request.wants_logprobs)
 
     def encoder(self, identity: ReplyIdentity, body: InferenceBody) -> ChunkEncoder:
         """Return what builds the chunks."""

@@ -29,7 +29,7 @@ class CompletionFormat:
         self, identity: ReplyIdentity, body: InferenceBody, num_choices: int
     ) -> "TextCollector":
         """Return what builds the whole `text_completion`."""
-        return TextCollector(identity, num_choices, logprobs=body.request.logprobs)
+        return TextCollector(identity, num_choices, logprobs=body.request.wants_logprobs)
 
     def encoder(self, identity: ReplyIdentity, body: InferenceBody) -> "TextEncoder":
         """Return what builds the frames."""

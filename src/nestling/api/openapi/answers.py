@@ -4,8 +4,8 @@ from typing import Any
 
 from nestling.accounts.key_records import SCOPES
 from nestling.api.account.billing import DIRECTIONS, TYPES
-from nestling.api.requests.fields import Schema
 from nestling.api.requests.keys import RETENTIONS
+from nestling.chat.fields import Schema
 
 STRING: Schema = {"type": "string"}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}

@@ -22,8 +22,8 @@ from nestling.api.inference.chat import model_names
 from nestling.api.inference.services import Services
 from nestling.api.openapi import answers
 from nestling.api.openapi.request_bodies import chat_schema, completion_schema, nullable
-from nestling.api.requests.fields import Schema
 from nestling.api.requests.keys import MAX_LIMIT_USD, MIN_LIMIT_USD, RETENTIONS
+from nestling.chat.fields import Schema
 from nestling.server.answers import send_tagged
 from nestling.server.origins import is_loopback
 

@@ -9,27 +9,22 @@ from typing import Any, Literal
 
 from nestling.api.requests.chat import (
     FIELDS,
-    MAX_BIAS_KEY_LENGTH,
-    MAX_LOGIT_BIASES,
-    MAX_N,
-    MAX_STOP_LENGTH,
-    MAX_STOP_STRINGS,
     NEUTRAL_FIELDS,
     SHAPED_FIELDS,
-    Reader,
 )
 from nestling.api.requests.completions import (
     COMPLETION_FIELDS,
     COMPLETION_NEUTRAL_FIELDS,
     MAX_CHOICES,
 )
-from nestling.api.requests.fields import Number, Schema, Text
-from nestling.api.requests.messages import MAX_FILENAME_LENGTH, ROLES
+from nestling.api.requests.messages import MAX_FILENAME_LENGTH
+from nestling.chat.fields import Reader, Schema
+from nestling.chat.sampling import MAX_BIAS_KEY_LENGTH, MAX_N
+from nestling.chat.template import ROLES
 
 _STRING: Schema = {"type": "string"}
 _TEXT_KEY = "[A-DF-Za-df-z\u00c0-\u065f\u3040-\u9fff\uac00-\ud7a3]"
 """A letter that makes a key of `logit_bias` text: no number has one."""
-_STOP = Text(1, MAX_STOP_LENGTH).schema()
 _DATA_URL = "".join(
     f"[{c.upper()}{c}]" if c.isalpha() else c for c in "data:application/pdf;base64,"
 )
@@ -139,22 +134,12 @@ def _optional(
 
 def _special(num_text_tokens: int) -> dict[str, Schema]:
     return {
-        "top_k": nullable(Number(-1).schema()),
-        "stop": {
-            "anyOf": [
-                _STOP,
-                {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS},
-                {"type": "null"},
-            ]
-        },
         "logit_bias": {
-            "type": ["object", "null"],
-            "maxProperties": MAX_LOGIT_BIASES,
+            **nullable(FIELDS["logit_bias"].schema()),
             "propertyNames": {
                 "maxLength": MAX_BIAS_KEY_LENGTH,
                 "anyOf": [{"pattern": _below(num_text_tokens)}, {"pattern": _TEXT_KEY}],
             },
-            "additionalProperties": Number(-100, 100).schema(),
             "description": "Keys are token ids in decimal digits, or text whose tokens are biased.",
         },
         "stream_options": {

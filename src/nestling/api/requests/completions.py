@@ -4,42 +4,44 @@ The sampling fields are those of chat; see `schemas.py`. docs/api.md explains ea
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nestling.api.requests.chat import (
     FIELDS,
-    MAX_N,
     NEUTRAL_FIELDS,
     InferenceBody,
-    Reader,
     check_model,
-    read_fields,
     read_include_usage,
-    read_sampling,
     refuse_unsupported,
     unknown_stream_options,
 )
-from nestling.api.requests.fields import (
-    MAX_INTEGER,
+from nestling.chat.fields import (
     Boolean,
     Integer,
     Object,
+    Reader,
     Text,
     invalid,
     missing,
     not_supported,
     read_array,
+    read_fields,
     wrong_type,
 )
 from nestling.chat.request import CompletionRequest
+from nestling.chat.sampling import MAX_N, MAX_TOKENS, SAMPLING_FIELDS, TEXT_FIELDS
+from nestling.engine.clients.messages import MAX_COUNT, SamplingParams
 from nestling.errors import ContextLengthExceededError
 
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for text completions."""
 MAX_CHOICES = 32
 """Prompts times `n`."""
 MAX_LOGPROBS = 5
 
 COMPLETION_FIELDS: Mapping[str, Reader] = {
-    "max_tokens": Integer(1, floors=True),
+    "max_tokens": replace(MAX_TOKENS, floors=True),
     "stream": Boolean(),
     "stream_options": Object(),
     "echo": Boolean(),
@@ -59,13 +61,13 @@ KNOWN_COMPLETION_FIELDS = frozenset(
         *FIELDS,
         *COMPLETION_FIELDS,
         *COMPLETION_NEUTRAL_FIELDS,
-        *("model", "prompt", "top_k", "stop", "logit_bias"),
+        *("model", "prompt"),
     }
 )
 
 
 def read_completion_body(
-    raw: Mapping[str, Any], model_names: tuple[str, ...], max_model_len: int = MAX_INTEGER
+    raw: Mapping[str, Any], model_names: tuple[str, ...], max_model_len: int = MAX_COUNT
 ) -> InferenceBody:
     """Validate the whole body; raises `InvalidRequestError` for the first field that is wrong.
 
@@ -76,15 +78,18 @@ def read_completion_body(
     prompts = _read_prompts(given.get("prompt"), max_model_len)
     refuse_unsupported(given, COMPLETION_NEUTRAL_FIELDS)
     values = read_fields(given, COMPLETION_FIELDS)
-    sampling = read_sampling(given)
-    _check_together(values, sampling.get("n", 1), len(prompts))
+    sampling = SamplingParams(
+        max_tokens=values.get("max_tokens", DEFAULT_MAX_TOKENS),
+        logprobs=values.get("logprobs"),
+        **read_fields(given, SAMPLING_FIELDS),
+    )
+    text = read_fields(given, TEXT_FIELDS)
+    _check_together(values, text.get("n", 1), len(prompts))
     request = CompletionRequest(
         prompts=prompts,
         echo=values.get("echo", False),
-        max_tokens=values.get("max_tokens"),
-        logprobs="logprobs" in values,
-        top_logprobs=values.get("logprobs", 0),
-        **sampling,
+        sampling=sampling,
+        **text,
     )
     return InferenceBody(
         request=request,

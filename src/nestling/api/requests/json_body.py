@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from nestling.chat.fields import json_type
 from nestling.errors import InvalidRequestError
 
 MAX_DIGITS = 300
@@ -57,21 +58,6 @@ def _decode(text: str, body: bytes) -> Any:
         return decoder.decode(text)
     finally:
         gc.enable()
-
-
-def json_type(value: object) -> str:
-    """Name a JSON value's type as messages do: "a string", "null", ..."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int):
-        return "an integer"
-    if isinstance(value, float):
-        return "a decimal"
-    if isinstance(value, str):
-        return "a string"
-    return "an array" if isinstance(value, list) else "an object"
 
 
 def _refused(problem: str) -> InvalidRequestError:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from nestling.accounts.api_keys import MAX_NAME_LENGTH, is_printable
 from nestling.accounts.key_records import SCOPES, NewKey, Retention, SpendLimit
 from nestling.accounts.money import NANO_USD
-from nestling.api.requests.fields import (
+from nestling.chat.fields import (
     Boolean,
     Number,
     Object,

@@ -8,9 +8,9 @@ are left to the template.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from nestling.api.requests.fields import (
+from nestling.chat.fields import (
     Text,
     invalid,
     missing,
@@ -19,11 +19,9 @@ from nestling.api.requests.fields import (
     read_array,
     wrong_type,
 )
-from nestling.chat.template import AttachedFile, ChatMessage
+from nestling.chat.template import ROLES, AttachedFile, ChatMessage, Role
 from nestling.errors import ContextLengthExceededError, InvalidRequestError, shown
 
-Role = Literal["system", "developer", "user", "assistant"]
-ROLES: tuple[str, ...] = get_args(Role)
 _OTHER_ROLES = ("tool", "function")
 _OTHER_PARTS = ("file", "image_url", "input_audio", "image", "audio", "video_url")
 _MESSAGE_FIELDS = frozenset(
@@ -114,9 +112,9 @@ def _read_role(name: str, value: Any, limits: MessageLimits) -> Role:
     if value in ("system", "developer") and limits.system_role == "refuse":
         message = f"Unsupported value: '{name}' does not support '{value}' with this model."
         raise invalid(message, name, "unsupported_value")
-    for role in get_args(Role):
+    for role in ROLES:
         if value == role:
-            return role  # type: ignore[no-any-return]
+            return role
     if value in _OTHER_ROLES:
         raise not_supported(name, f": there are no tools, so no messages of role '{value}'")
     raise not_among(name, value, ROLES)

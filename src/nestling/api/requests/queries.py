@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from nestling.api.requests.fields import invalid
+from nestling.chat.fields import invalid
 from nestling.errors import InvalidRequestError, shown
 
 MAX_PARAMETERS = 256

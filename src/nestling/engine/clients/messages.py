@@ -4,11 +4,31 @@ The same structs go over the socket to the engine process (msgpack) and through 
 client. Nothing here knows text, HTTP, keys or people.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 FinishReason = Literal["stop", "length", "abort"]
+MAX_COUNT = 2**31 - 1
+"""Of counts that have no other maximum."""
+MAX_LOGIT_BIAS = 100.0
+RANGES: Mapping[str, tuple[float, float]] = {
+    "max_tokens": (1, MAX_COUNT),
+    "temperature": (0, 2),
+    "top_k": (0, MAX_COUNT),
+    "top_p": (0.01, 1),
+    "top_a": (0, 1),
+    "min_p": (0, 1),
+    # Logits lie within +-30: beyond these all penalties act alike, and float32 stays finite.
+    "repetition_penalty": (1e-4, 1e4),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "seed": (1, 2**63 - 1),
+    "choice_index": (0, MAX_COUNT),
+    "logprobs": (0, 20),
+}
+"""Least and most of the numbers in `SamplingParams`; readers and the engine's guard use them."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,15 +8,42 @@ what came. Echoed text is cut, so that an answer is never much longer than the w
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from nestling.api.requests.json_body import json_type
+from nestling.engine.clients.messages import MAX_COUNT
 from nestling.errors import InvalidRequestError, shown
 
 Schema = dict[str, Any]
 """A JSON Schema."""
-MAX_INTEGER = 2**31 - 1
-"""Of counts that have no documented maximum."""
+
+
+class Reader(Protocol):
+    """Reads one field."""
+
+    def read(self, name: str, value: Any) -> Any:
+        """Return the validated value."""
+        ...
+
+    def schema(self) -> Schema:
+        """Return what is accepted, as JSON Schema."""
+        ...
+
+
+def json_type(value: object) -> str:
+    """Return the name of a JSON value's type in messages: "a string", "null", ..."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int):
+        return "an integer"
+    if isinstance(value, float):
+        return "a decimal" if math.isfinite(value) else "a number that is not finite"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, list):
+        return "an array"
+    return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"
 
 
 def invalid(message: str, name: str, code: str) -> InvalidRequestError:
@@ -29,6 +56,15 @@ def wrong_type(name: str, expected: str, value: object) -> InvalidRequestError:
     came = json_type(value)
     message = f"Invalid type for '{name}': expected {expected}, but got {came} instead."
     return invalid(message, name, "invalid_type")
+
+
+def _number(name: str, value: object, expected: str) -> float:
+    """Return a number that is finite; integers stay what they are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong_type(name, expected, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise wrong_type(name, expected, value)
+    return value
 
 
 def missing(name: str) -> InvalidRequestError:
@@ -60,10 +96,9 @@ class Number:
 
     def read(self, name: str, value: Any) -> float:
         """Return the value as a finite float; -0.0 becomes 0.0."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong_type(name, "a decimal", value)
-        self.check(name, value, "decimal")
-        return float(value) + 0.0
+        number = _number(name, value, "a decimal")
+        self.check(name, number, "decimal")
+        return float(number) + 0.0
 
     def schema(self) -> Schema:
         """Return what is accepted, as JSON Schema."""
@@ -98,17 +133,16 @@ class Integer:
     """A whole number; 3.0 is one. With `floors`, for fields whose schema says number, 3.7 is 3."""
 
     minimum: int
-    maximum: int = MAX_INTEGER
+    maximum: int = MAX_COUNT
     floors: bool = False
 
     def read(self, name: str, value: Any) -> int:
         """Return the value as an int within bounds."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong_type(name, "a decimal" if self.floors else "an integer", value)
-        if isinstance(value, float) and not value.is_integer() and not self.floors:
+        number = _number(name, value, "a decimal" if self.floors else "an integer")
+        if not self.floors and number != math.floor(number):
             raise wrong_type(name, "an integer", value)
-        Number(self.minimum, self.maximum).check(name, value, "integer")
-        return math.floor(value)
+        Number(self.minimum, self.maximum).check(name, number, "integer")
+        return math.floor(number)
 
     def schema(self) -> Schema:
         """Return what is accepted, as JSON Schema."""
@@ -193,3 +227,10 @@ def read_array(name: str, value: Any, *, maximum: int | None = None) -> list[Any
         message += f"{maximum}, but got an array with length {len(value)} instead."
         raise invalid(message, name, "array_above_max_length")
     return value
+
+
+def read_fields(given: Mapping[str, Any], fields: Mapping[str, Reader]) -> dict[str, Any]:
+    """Return the validated values of those `fields` that are given."""
+    return {
+        name: reader.read(name, given[name]) for name, reader in fields.items() if name in given
+    }
