@@ -170,9 +170,9 @@ struct Model {
 };
 
 void make_model(Model* self, const nb::dict& config, const nb::list& layers,
-                const nb::dict& weights, std::size_t max_rows, std::size_t max_model_len,
-                bool prefill_skip, bool fused_passes, bool wanted_logits_only,
-                bool wide_activations, std::shared_ptr<ThreadPool> pool,
+                const nb::dict& weights, std::size_t max_num_batched_tokens,
+                std::size_t max_model_len, bool prefill_skip, bool fused_passes,
+                bool wanted_logits_only, bool int16_activations, std::shared_ptr<ThreadPool> pool,
                 const std::string& variant) {
   const Gemma3nConfig c = config_of(config);
   std::vector<LayerConfig> layer_configs = layers_of(layers);
@@ -180,10 +180,10 @@ void make_model(Model* self, const nb::dict& config, const nb::list& layers,
   const Switches switches{.prefill_skip = prefill_skip,
                           .fused_passes = fused_passes,
                           .wanted_logits_only = wanted_logits_only,
-                          .wide_activations = wide_activations};
+                          .int16_activations = int16_activations};
   auto model =
-      std::make_unique<Gemma3n>(c, std::move(layer_configs), std::move(w), max_rows, max_model_len,
-                                switches, std::move(pool), variant_of(variant));
+      std::make_unique<Gemma3n>(c, std::move(layer_configs), std::move(w), max_num_batched_tokens,
+                                max_model_len, switches, std::move(pool), variant_of(variant));
   new (self) Model{weights, std::move(model)};
 }
 
@@ -200,8 +200,8 @@ void step(Model& self, KvCache& cache, const AnyArray& input_ids, const AnyArray
           const AnyArray& sliding_block_table, const AnyArray& logit_rows, const Logits& logits,
           const nb::object& on_layer) {
   StepBatch batch;
-  batch.input_ids = ids<1>(input_ids, "input_ids: expected int32 [num_rows]");
-  batch.positions = ids<1>(positions, "positions: expected int32 [num_rows]");
+  batch.input_ids = ids<1>(input_ids, "input_ids: expected int32 [num_tokens]");
+  batch.positions = ids<1>(positions, "positions: expected int32 [num_tokens]");
   batch.query_start_loc = ids<1>(query_start_loc, "query_start_loc: expected int32 [num_seqs + 1]");
   batch.full_block_table =
       ids<2>(full_block_table, "full_block_table: expected int32 [num_seqs, max_blocks]");
@@ -218,15 +218,15 @@ void step(Model& self, KvCache& cache, const AnyArray& input_ids, const AnyArray
   batch.num_logits = logits.shape(1);
   Gemma3n::OnLayer trace;
   if (!on_layer.is_none()) {
-    trace = [&](std::size_t layer, const float* streams, std::size_t num_rows,
-                std::size_t row_stride, std::size_t stream_stride) {
+    trace = [&](std::size_t layer, const float* altup_inputs, std::size_t num_tokens,
+                std::size_t token_stride, std::size_t input_stride) {
       const nb::gil_scoped_acquire acquire;
       const Gemma3nConfig& c = self.model->config();
-      NewArray<float, 3> copy({num_rows, c.altup_num_inputs, c.hidden_size});
+      NewArray<float, 3> copy({num_tokens, c.altup_num_inputs, c.hidden_size});
       float* to = copy.data();
-      for (std::size_t row = 0; row < num_rows; ++row) {
+      for (std::size_t token = 0; token < num_tokens; ++token) {
         for (std::size_t i = 0; i < c.altup_num_inputs; ++i, to += c.hidden_size) {
-          std::copy_n(streams + row * row_stride + i * stream_stride, c.hidden_size, to);
+          std::copy_n(altup_inputs + token * token_stride + i * input_stride, c.hidden_size, to);
         }
       }
       on_layer(layer, std::move(copy).release());
@@ -248,9 +248,9 @@ nb::dict times(const Model& self) {
   out["head_s"] = t.head;
   out["total_s"] = t.total;
   out["num_steps"] = t.num_steps;
-  out["num_rows"] = t.num_rows;
+  out["num_tokens"] = t.num_tokens;
   out["num_logit_rows"] = t.num_logit_rows;
-  out["num_live_neurons"] = t.num_live_neurons;
+  out["num_active_neurons"] = t.num_active_neurons;
   out["num_sparse_neurons"] = t.num_sparse_neurons;
   out["num_refined_neurons"] = t.num_refined_neurons;
   out["weight_bytes"] = t.weight_bytes;
@@ -266,11 +266,11 @@ void make_cache(KvCache* self, const Model& model, std::size_t block_size,
 }  // namespace
 
 void bind_gemma3n(nb::module_& module) {
-  module.attr("FINE_LAYERS") = kFineLayers;
+  module.attr("FIRST_INT8_POW2_LAYER") = kFirstInt8Pow2Layer;
   nb::class_<Model>(module, "Gemma3n")
       .def("__init__", &make_model, "config"_a, "layers"_a, "weights"_a, nb::kw_only(),
-           "max_rows"_a, "max_model_len"_a, "prefill_skip"_a, "fused_passes"_a,
-           "wanted_logits_only"_a, "wide_activations"_a, "pool"_a, "variant"_a)
+           "max_num_batched_tokens"_a, "max_model_len"_a, "prefill_skip"_a, "fused_passes"_a,
+           "wanted_logits_only"_a, "int16_activations"_a, "pool"_a, "variant"_a)
       .def("step", &step, "cache"_a, "input_ids"_a, "positions"_a, "query_start_loc"_a,
            "full_block_table"_a, "sliding_block_table"_a, "logit_rows"_a, "logits"_a.noconvert(),
            "on_layer"_a.none() = nb::none())

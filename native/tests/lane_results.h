@@ -94,8 +94,8 @@ void lane_results(const LaneInputs& in, LaneResults& out) {
   out.total = a.total();
   out.largest = F32::load(in.numbers).largest();
   b.store_float16(out.halves);
-  V::store_bytes(F32::load(in.steps), out.bytes);
-  out.byte_sum = V::sum_of_bytes(in.x);
+  V::store_int8(F32::load(in.steps), out.bytes);
+  out.byte_sum = V::sum_of_int8(in.x);
 }
 
 }  // namespace

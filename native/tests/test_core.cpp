@@ -208,11 +208,12 @@ std::vector<std::vector<float>> sampler_fields(std::size_t size) {
 
 float largest_of(const std::vector<float>& logits) { return *std::ranges::max_element(logits); }
 
-void compare_maxima(const KernelTable& tested, const std::vector<float>& logits) {
+void compare_maxima(const SamplingKernels& tested, const std::vector<float>& logits) {
   const std::size_t num_blocks = (logits.size() + kBlock - 1) / kBlock;
   std::vector<float> maxima(num_blocks), expected(num_blocks);
   CHECK(tested.block_maxima(logits.data(), logits.size(), maxima.data()));
-  CHECK(kernels(Variant::kPortable).block_maxima(logits.data(), logits.size(), expected.data()));
+  CHECK(sampling_kernels(Variant::kPortable)
+            .block_maxima(logits.data(), logits.size(), expected.data()));
   CHECK(same_bits(maxima, expected));
   for (std::size_t block = 0; block < num_blocks; ++block) {
     const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(block * kBlock);
@@ -222,8 +223,8 @@ void compare_maxima(const KernelTable& tested, const std::vector<float>& logits)
   }
 }
 
-void compare_weights(const KernelTable& tested, const std::vector<float>& logits) {
-  const KernelTable& exact = kernels(Variant::kPortable);
+void compare_weights(const SamplingKernels& tested, const std::vector<float>& logits) {
+  const SamplingKernels& exact = sampling_kernels(Variant::kPortable);
   const std::size_t size = logits.size();
   std::vector<float> weights(size), expected(size);
   for (const float factor : {1.44269504f, 2.1f, 1e38f, 4e-39f}) {
@@ -245,10 +246,10 @@ void compare_weights(const KernelTable& tested, const std::vector<float>& logits
 }
 
 // Every kernel's results on one field, to the bit those of the portable variant.
-void compare_with_portable(const KernelTable& tested, const std::vector<float>& logits) {
+void compare_with_portable(const SamplingKernels& tested, const std::vector<float>& logits) {
   compare_maxima(tested, logits);
   compare_weights(tested, logits);
-  const KernelTable& exact = kernels(Variant::kPortable);
+  const SamplingKernels& exact = sampling_kernels(Variant::kPortable);
   const std::size_t size = logits.size();
   const float best = largest_of(logits);
   const float worst = *std::ranges::min_element(logits);
@@ -316,7 +317,7 @@ void compare_with_portable(const KernelTable& tested, const std::vector<float>& 
 }
 
 // A NaN anywhere, also among numbers that are larger.
-void check_poison(const KernelTable& tested) {
+void check_poison(const SamplingKernels& tested) {
   for (const std::size_t size : {1u, 40u, 512u, 1300u}) {
     for (const std::size_t place : {std::size_t{0}, size / 2, size - 1}) {
       std::vector<float> logits(size, 1.0f);
@@ -336,9 +337,10 @@ void test_sampler_kernels_of_every_variant() {
     if (!is_supported(variant)) continue;
     ++num_tested;
     for (const std::size_t size : {1u, 7u, 15u, 16u, 17u, 31u, 33u, 64u, 513u, 2049u, 5000u}) {
-      for (const auto& field : sampler_fields(size)) compare_with_portable(kernels(variant), field);
+      for (const auto& field : sampler_fields(size))
+        compare_with_portable(sampling_kernels(variant), field);
     }
-    check_poison(kernels(variant));
+    check_poison(sampling_kernels(variant));
   }
   CHECK(num_tested > 0);
 }

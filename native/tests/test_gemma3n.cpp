@@ -21,10 +21,11 @@ namespace {
 
 using testing::throws;
 
-constexpr std::size_t kLayers = kFineLayers + 2;  // the last two have coarse activations only
+constexpr std::size_t kLayers =
+    kFirstInt8Pow2Layer + 2;  // the last two have kInt8Pow2 activations only
 constexpr std::size_t kVocab = 50;
 constexpr std::size_t kMaxRows = 40;
-constexpr std::size_t kMaxModelLen = 600;  // three chunks of attention
+constexpr std::size_t kMaxModelLen = 600;  // three blocks of attention
 
 Gemma3nConfig config() {
   Gemma3nConfig c;
@@ -147,7 +148,8 @@ class Model {
   std::vector<float> embed_, per_layer_;
 };
 
-// Rows of sequences, each with blocks of its own: sequence s has blocks s * kBlocks ....
+// Tokens of sequences. Each sequence has its own cache blocks: sequence s has those from s *
+// kBlocks on.
 constexpr std::size_t kBlocks = kMaxModelLen / 16 + 1;
 
 struct Batch {
@@ -183,7 +185,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-// Two sequences, as one pass each and as a mixture of chunks and single rows.
+// Two sequences, as one pass each and as a mixture of blocks and single tokens.
 void test_steps(Format format, Variant variant, bool is_float16, bool is_sparse) {
   auto pool = std::make_shared<ThreadPool>(3);
   const Model made(format, *pool, is_sparse);
@@ -211,7 +213,7 @@ void test_steps(Format format, Variant variant, bool is_float16, bool is_sparse)
   }
   CHECK(same_bits(whole, pieces));
 
-  Batch skipping = first;  // only some rows go beyond the last keys and values
+  Batch skipping = first;  // only some tokens go beyond the last keys and values
   skipping.logit_rows = {3, 39};
   std::vector<float> expected(whole.begin() + 3 * kVocab, whole.begin() + 4 * kVocab);
   expected.insert(expected.end(), whole.begin() + 39 * kVocab, whole.end());
@@ -222,7 +224,7 @@ void test_steps(Format format, Variant variant, bool is_float16, bool is_sparse)
   CHECK(model.times().num_steps > 10);
 }
 
-// A context of several chunks of attention, in large pieces and in small ones.
+// A context of several blocks of attention, in large pieces and in small ones.
 void test_long_context(Format format, Variant variant) {
   auto pool = std::make_shared<ThreadPool>(3);
   const Model made(format, *pool, true);
@@ -299,7 +301,7 @@ void test_hostile_batches() {
   refused([](Batch& b) { b.table.clear(); });
   refused([](Batch& b) { b.query_start_loc.clear(); });
   refused([](Batch& b) { b.positions.pop_back(); });
-  refused([](Batch& b) { b.add(0, 20, 41); });  // more rows than there is room for
+  refused([](Batch& b) { b.add(0, 20, 41); });  // more tokens than there is room for
   StepBatch narrow = good.view();
   narrow.blocks_per_sequence = 1;
   CHECK(throws<std::invalid_argument>([&] { model.step(narrow, cache, nullptr); }));

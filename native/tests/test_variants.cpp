@@ -75,7 +75,8 @@ void compare(const Tables& tables, Numbers numbers, const F& f) {
 constexpr StoredType kTypes[] = {StoredType::kF32,  StoredType::kF16,  StoredType::kBF16,
                                  StoredType::kQ4_0, StoredType::kQ4_1, StoredType::kQ8_0,
                                  StoredType::kQ5_1, StoredType::kQ6_K};
-constexpr Rounding kRoundings[] = {Rounding::kCoarse, Rounding::kFine, Rounding::kWide};
+constexpr ActivationQuant kQuants[] = {ActivationQuant::kInt8Pow2, ActivationQuant::kInt8,
+                                       ActivationQuant::kInt16};
 
 // A stored matrix of any codes and of scales that are random or extreme.
 class Weights {
@@ -126,47 +127,47 @@ class Weights {
   std::vector<std::byte> memory_;
 };
 
-// Inputs of a row: whole groups for quantised weights.
+// Inputs of a token: whole groups for quantised weights.
 std::size_t fitting(StoredType type, std::size_t size) {
   return round_up(size, block_elements(type));
 }
 
 // ---- products ----
 
-struct QuantizedRows {
-  std::vector<std::int8_t> bytes;
-  std::vector<std::int8_t> low_bytes;  // empty unless wide
+struct QuantizedTokens {
+  std::vector<std::int8_t> values;
+  std::vector<std::int8_t> low_values;  // empty unless kInt16
   std::vector<GroupScale> groups;
   std::vector<HalfBiases> halves;
 
-  std::int8_t* low() { return low_bytes.empty() ? nullptr : low_bytes.data(); }
+  std::int8_t* low() { return low_values.empty() ? nullptr : low_values.data(); }
 };
 
-// Of x [num_rows][padded].
-QuantizedRows quantized(const StepKernels& table, const std::vector<float>& x, std::size_t size,
-                        std::size_t padded, Rounding rounding,
-                        std::size_t panel_rows = kPanelRows) {
-  const std::size_t num_rows = x.size() / padded;
-  const std::size_t num_bytes = round_up(num_rows, panel_rows) * padded;
-  QuantizedRows rows;
-  rows.bytes.resize(num_bytes);
-  rows.low_bytes.resize(rounding == Rounding::kWide ? num_bytes : 0);
-  rows.groups.resize(num_bytes / kGroup);
-  rows.halves.resize(num_bytes / kGroup);
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    table.quantize(&x[row * padded], size, row,
-                   {.bytes = rows.bytes.data(),
-                    .low_bytes = rows.low(),
-                    .groups = rows.groups.data(),
-                    .halves = rows.halves.data(),
+// Of x [num_tokens][padded].
+QuantizedTokens quantized(const StepKernels& table, const std::vector<float>& x, std::size_t size,
+                          std::size_t padded, ActivationQuant quant,
+                          std::size_t panel_tokens = kPanelTokens) {
+  const std::size_t num_tokens = x.size() / padded;
+  const std::size_t num_bytes = round_up(num_tokens, panel_tokens) * padded;
+  QuantizedTokens tokens;
+  tokens.values.resize(num_bytes);
+  tokens.low_values.resize(quant == ActivationQuant::kInt16 ? num_bytes : 0);
+  tokens.groups.resize(num_bytes / kGroup);
+  tokens.halves.resize(num_bytes / kGroup);
+  for (std::size_t token = 0; token < num_tokens; ++token) {
+    table.quantize(&x[token * padded], size, token,
+                   {.values = tokens.values.data(),
+                    .low_values = tokens.low(),
+                    .groups = tokens.groups.data(),
+                    .halves = tokens.halves.data(),
                     .padded_in = padded,
-                    .panel_rows = panel_rows,
-                    .rounding = rounding});
+                    .panel_tokens = panel_tokens,
+                    .quant = quant});
   }
-  return rows;
+  return tokens;
 }
 
-bool same(const QuantizedRows& a, const QuantizedRows& b) {
+bool same(const QuantizedTokens& a, const QuantizedTokens& b) {
   const auto is_same = [](const GroupScale& x, const GroupScale& y) {
     return same_bits(x.scale, y.scale) && same_bits(x.exponent, y.exponent) &&
            same_bits(x.scaled_sum, y.scaled_sum) && x.nibble_bias == y.nibble_bias;
@@ -174,18 +175,18 @@ bool same(const QuantizedRows& a, const QuantizedRows& b) {
   const auto is_same_half = [](const HalfBiases& x, const HalfBiases& y) {
     return x.of[0] == y.of[0] && x.of[1] == y.of[1];
   };
-  return a.bytes == b.bytes && a.low_bytes == b.low_bytes &&
+  return a.values == b.values && a.low_values == b.low_values &&
          std::equal(a.halves.begin(), a.halves.end(), b.halves.begin(), b.halves.end(),
                     is_same_half) &&
          std::equal(a.groups.begin(), a.groups.end(), b.groups.begin(), b.groups.end(), is_same);
 }
 
-// x [num_rows][padded], zero from `size` on.
-std::vector<float> padded_rows(std::size_t num_rows, std::size_t size, std::size_t padded,
-                               Numbers numbers) {
-  std::vector<float> x = floats(num_rows * padded, numbers);
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    std::fill_n(&x[row * padded] + size, padded - size, 0.0f);
+// x [num_tokens][padded], zero from `size` on.
+std::vector<float> padded_tokens(std::size_t num_tokens, std::size_t size, std::size_t padded,
+                                 Numbers numbers) {
+  std::vector<float> x = floats(num_tokens * padded, numbers);
+  for (std::size_t token = 0; token < num_tokens; ++token) {
+    std::fill_n(&x[token * padded] + size, padded - size, 0.0f);
   }
   return x;
 }
@@ -193,84 +194,85 @@ std::vector<float> padded_rows(std::size_t num_rows, std::size_t size, std::size
 struct Shape {
   std::size_t in;
   std::size_t out;
-  std::size_t num_rows;
+  std::size_t num_tokens;
 };
 
 void test_linear(const Tables& tables, StoredType type, const Shape& shape, Numbers numbers,
-                 Rounding rounding) {
+                 ActivationQuant quant) {
   ThreadPool pool(1);
   const std::size_t size = fitting(type, shape.in);
   const std::size_t padded = round_up(size, 128);
   const auto weight = Weights(type, shape.out, size, numbers).packed<Matrix>(pool);
-  const std::vector<float> x = padded_rows(shape.num_rows, size, padded, numbers);
-  const auto rows_of = [&](const StepKernels& table) {
-    return quantized(table, x, size, padded, rounding);
+  const std::vector<float> x = padded_tokens(shape.num_tokens, size, padded, numbers);
+  const auto tokens_of = [&](const StepKernels& table) {
+    return quantized(table, x, size, padded, quant);
   };
-  CHECK(same(rows_of(tables.variant), rows_of(tables.exact)));
-  CHECK(same(rows_of(tables.variant), rows_of(tables.otherwise)));
+  CHECK(same(tokens_of(tables.variant), tokens_of(tables.exact)));
+  CHECK(same(tokens_of(tables.variant), tokens_of(tables.otherwise)));
   const std::size_t stride = weight.num_tiles() * kTile + 16;
   for (const std::size_t first_tile : {std::size_t{0}, weight.num_tiles() / 2}) {
-    const auto product = [&](const StepKernels& table, std::size_t panel_rows) {
-      QuantizedRows rows = quantized(table, x, size, padded, rounding, panel_rows);
-      std::vector<float> result(shape.num_rows * stride, 7.0f);  // what is not of the tiles stays
+    const auto product = [&](const StepKernels& table, std::size_t panel_tokens) {
+      QuantizedTokens tokens = quantized(table, x, size, padded, quant, panel_tokens);
+      std::vector<float> result(shape.num_tokens * stride, 7.0f);  // what is not of the tiles stays
       table.linear({.weight = &weight,
                     .x = {.floats = x.data(),
                           .stride = padded,
-                          .bytes = rows.bytes.data(),
-                          .low_bytes = rows.low(),
-                          .groups = rows.groups.data(),
-                          .halves = rows.halves.data(),
+                          .values = tokens.values.data(),
+                          .low_values = tokens.low(),
+                          .groups = tokens.groups.data(),
+                          .halves = tokens.halves.data(),
                           .padded_in = padded,
-                          .panel_rows = panel_rows,
-                          .rounding = rounding},
-                    .num_rows = shape.num_rows,
+                          .panel_tokens = panel_tokens,
+                          .quant = quant},
+                    .num_tokens = shape.num_tokens,
                     .tile_begin = first_tile,
                     .tile_end = weight.num_tiles(),
                     .out = result.data(),
                     .out_stride = stride});
       return result;
     };
-    compare(tables, numbers, [&](const StepKernels& table) { return product(table, kPanelRows); });
-    if (shape.num_rows > 1) continue;
-    CHECK(same(product(tables.variant, 1), product(tables.variant, kPanelRows)));
+    compare(tables, numbers,
+            [&](const StepKernels& table) { return product(table, kPanelTokens); });
+    if (shape.num_tokens > 1) continue;
+    CHECK(same(product(tables.variant, 1), product(tables.variant, kPanelTokens)));
   }
 }
 
-void test_products(const Tables& tables, StoredType type, Numbers numbers, Rounding rounding) {
+void test_products(const Tables& tables, StoredType type, Numbers numbers, ActivationQuant quant) {
   for (const std::size_t in : {1u, 33u, 200u}) {
-    for (const std::size_t num_rows :
+    for (const std::size_t num_tokens :
          {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 11u, 12u, 14u, 15u, 16u, 20u}) {
-      test_linear(tables, type, {in, in + 15, num_rows}, numbers, rounding);
+      test_linear(tables, type, {in, in + 15, num_tokens}, numbers, quant);
     }
   }
-  for (const std::size_t num_rows : {1u, 2u}) {
-    test_linear(tables, type, {4200, 16, num_rows}, numbers, rounding);
+  for (const std::size_t num_tokens : {1u, 2u}) {
+    test_linear(tables, type, {4200, 16, num_tokens}, numbers, quant);
   }
-  test_linear(tables, type, {4160, 33, 26}, numbers, rounding);
+  test_linear(tables, type, {4160, 33, 26}, numbers, quant);
 }
 
 // What is not finite does not become a number, be it a whole group or one value of it.
-void test_not_finite(const Tables& tables, Rounding rounding) {
+void test_not_finite(const Tables& tables, ActivationQuant quant) {
   ThreadPool pool(1);
   const auto weight = Weights(StoredType::kQ4_0, 32, 128, Numbers::kRandom).packed<Matrix>(pool);
   for (int i = 0; i < 6; ++i) {
     const float value = std::array{kNaN, kInfinity, -kInfinity}[static_cast<std::size_t>(i) / 2];
-    std::vector<float> x = padded_rows(1, 128, 128, Numbers::kRandom);
+    std::vector<float> x = padded_tokens(1, 128, 128, Numbers::kRandom);
     std::fill_n(x.begin() + 32 + 5 * (i % 2), i % 2 == 0 ? 32 : 1, value);
     for (const StepKernels* table : {&tables.variant, &tables.exact, &tables.otherwise}) {
-      QuantizedRows rows = quantized(*table, x, 128, 128, rounding, 1);
+      QuantizedTokens tokens = quantized(*table, x, 128, 128, quant, 1);
       std::vector<float> result(32);
       table->linear({.weight = &weight,
                      .x = {.floats = x.data(),
                            .stride = 128,
-                           .bytes = rows.bytes.data(),
-                           .low_bytes = rows.low(),
-                           .groups = rows.groups.data(),
-                           .halves = rows.halves.data(),
+                           .values = tokens.values.data(),
+                           .low_values = tokens.low(),
+                           .groups = tokens.groups.data(),
+                           .halves = tokens.halves.data(),
                            .padded_in = 128,
-                           .panel_rows = 1,
-                           .rounding = rounding},
-                     .num_rows = 1,
+                           .panel_tokens = 1,
+                           .quant = quant},
+                     .num_tokens = 1,
                      .tile_begin = 0,
                      .tile_end = 2,
                      .out = result.data(),
@@ -280,30 +282,30 @@ void test_not_finite(const Tables& tables, Rounding rounding) {
   }
 }
 
-void test_dots(const Tables& tables, StoredType type, Numbers numbers, Rounding rounding) {
+void test_dots(const Tables& tables, StoredType type, Numbers numbers, ActivationQuant quant) {
   ThreadPool pool(1);
   for (const std::size_t in : {1u, 33u, 100u, 700u}) {
     const std::size_t size = fitting(type, in);
     const auto weight = Weights(type, 3, size, numbers).packed<RowMatrix>(pool);
     const std::size_t padded = round_up(size, kRowBlock);
-    const std::vector<float> x = padded_rows(1, size, padded, numbers);
+    const std::vector<float> x = padded_tokens(1, size, padded, numbers);
     compare(tables, numbers, [&](const StepKernels& table) {
-      std::vector<std::int8_t> bytes(padded, 99);
+      std::vector<std::int8_t> values(padded, 99);
       std::vector<std::int8_t> low(padded, 99);
       std::vector<float> scales(padded / kGroup, kNaN);
       std::vector<float> sums(padded / kGroup, kNaN);
-      std::int8_t* const low_bytes = rounding == Rounding::kWide ? low.data() : nullptr;
-      table.quantize_dot(x.data(), size, padded, bytes.data(), low_bytes, scales.data(),
+      std::int8_t* const low_values = quant == ActivationQuant::kInt16 ? low.data() : nullptr;
+      table.quantize_dot(x.data(), size, padded, values.data(), low_values, scales.data(),
                          sums.data());
-      const DotRow row{.floats = x.data(),
-                       .bytes = bytes.data(),
-                       .low_bytes = low_bytes,
-                       .scales = scales.data(),
-                       .scaled_sums = sums.data()};
+      const DotInput token{.floats = x.data(),
+                           .values = values.data(),
+                           .low_values = low_values,
+                           .scales = scales.data(),
+                           .scaled_sums = sums.data()};
       const std::uint32_t indices[] = {2, 0, 1, 2, 1, 0};
       std::vector<float> results(6, kNaN);
-      table.row_dots(weight, row, {indices, 6, indices, 6}, results.data());
-      results.insert(results.end(), bytes.begin(), bytes.end());
+      table.row_dots(weight, token, {indices, 6, indices, 6}, results.data());
+      results.insert(results.end(), values.begin(), values.end());
       results.insert(results.end(), low.begin(), low.end());
       results.insert(results.end(), scales.begin(), scales.end());
       results.insert(results.end(), sums.begin(), sums.end());
@@ -325,12 +327,13 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
   const std::vector<float> start = floats(padded, numbers);
   const auto sparse = [&](const StepKernels& table) {
     std::vector<float> result = start;
-    const LiveRow row{indices.data(), values.data(), indices.size(), indices.size(), result.data()};
+    const ActiveNeurons token{indices.data(), values.data(), indices.size(), indices.size(),
+                              result.data()};
     std::vector<float> scratch(column_scratch(num_columns, padded), 7.0f);
-    table.add_columns({&weight, 0, num_columns, 0, padded, &row, 1, scratch.data()});
+    table.add_columns({&weight, 0, num_columns, 0, padded, &token, 1, scratch.data()});
     return result;
   };
-  // In chunks of columns and slices of outputs, as a step takes them.
+  // In blocks of columns and slices of outputs, as a step takes them.
   const auto in_parts = [&](const StepKernels& table) {
     std::vector<float> result = start;
     std::size_t from = 0;
@@ -339,10 +342,10 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
       std::size_t to = from;
       while (to < indices.size() && indices[to] < last) ++to;
       for (std::size_t begin = 0; begin < padded; begin += 32) {
-        const LiveRow row{indices.data() + from, values.data() + from, to - from,
-                          indices.size() - from, &result[begin]};
+        const ActiveNeurons token{indices.data() + from, values.data() + from, to - from,
+                                  indices.size() - from, &result[begin]};
         std::vector<float> scratch(column_scratch(last - first, 32), 7.0f);
-        table.add_columns({&weight, first, last, begin, begin + 32, &row, 1, scratch.data()});
+        table.add_columns({&weight, first, last, begin, begin + 32, &token, 1, scratch.data()});
       }
       from = to;
     }
@@ -354,9 +357,9 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
       const std::size_t width = std::min<std::size_t>(64, padded - begin);
       std::vector<float> columns(num_columns * width, 7.0f);
       table.decode_columns(weight, 0, num_columns, begin, begin + width, columns.data());
-      const LiveRow row{indices.data(), values.data(), indices.size(), indices.size(),
-                        &result[begin]};
-      table.add_decoded({columns.data(), 0, width}, &row, 1);
+      const ActiveNeurons token{indices.data(), values.data(), indices.size(), indices.size(),
+                                &result[begin]};
+      table.add_decoded({columns.data(), 0, width}, &token, 1);
     }
     return result;
   };
@@ -369,43 +372,44 @@ void test_columns(const Tables& tables, StoredType type, std::size_t out, Number
 // ---- attention ----
 
 struct AttentionShape {
-  std::size_t num_rows;
+  std::size_t num_tokens;
   std::size_t num_queries;
   std::size_t head_stride;
   std::int64_t first_position;
   std::int64_t window;
 };
 
-// The same results by other ways, which must not matter: each chunk by itself, each row by itself.
+// The same results by other ways, which must not matter: each block by itself, each token by
+// itself.
 std::vector<float> attended_in_parts(const StepKernels& table, AttentionTask task) {
-  const std::size_t num_vectors = task.num_rows * task.num_queries;
+  const std::size_t num_vectors = task.num_tokens * task.num_queries;
   const std::size_t size = num_vectors * attention_part_size(task.head_stride);
-  const std::size_t begin = task.chunk_begin;
-  const std::size_t end = task.chunk_end;
+  const std::size_t begin = task.block_begin;
+  const std::size_t end = task.block_end;
   std::vector<float> parts((end - begin) * size, 7.0f);
   std::vector<float> out(num_vectors * task.head_stride, 7.0f);
   task.out = out.data();
-  for (std::size_t chunk = end; chunk-- > begin;) {
-    task.chunk_begin = chunk;
-    task.chunk_end = chunk + 1;
-    task.parts = parts.data() + (chunk - begin) * size;
+  for (std::size_t block = end; block-- > begin;) {
+    task.block_begin = block;
+    task.block_end = block + 1;
+    task.parts = parts.data() + (block - begin) * size;
     table.attention(task);
   }
-  task.chunk_begin = begin;
-  task.chunk_end = end;
+  task.block_begin = begin;
+  task.block_end = end;
   task.parts = parts.data();
   table.join_attention(task);
   return out;
 }
 
-std::vector<float> attended_row_by_row(const StepKernels& table, AttentionTask task) {
-  const std::size_t num_rows = task.num_rows;
-  std::vector<float> out(num_rows * task.out_stride, 7.0f);
-  task.num_rows = 1;
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    task.out = out.data() + row * task.out_stride;
-    task.chunk_begin = attention_chunk_begin(task.first_position, task.window);
-    task.chunk_end = attention_chunk_end(task.first_position);
+std::vector<float> attended_token_by_token(const StepKernels& table, AttentionTask task) {
+  const std::size_t num_tokens = task.num_tokens;
+  std::vector<float> out(num_tokens * task.out_stride, 7.0f);
+  task.num_tokens = 1;
+  for (std::size_t token = 0; token < num_tokens; ++token) {
+    task.out = out.data() + token * task.out_stride;
+    task.block_begin = attention_block_begin(task.first_position, task.window);
+    task.block_end = attention_block_end(task.first_position);
     table.attention(task);
     task.q += task.q_stride;
     ++task.first_position;
@@ -417,7 +421,7 @@ template <class Element>
 void test_attention(const Tables& tables, const AttentionShape& shape, Numbers numbers) {
   constexpr std::size_t kKvHeads = 2;
   constexpr std::size_t kGroupsPerBlock = 2;
-  const std::size_t num_keys = static_cast<std::size_t>(shape.first_position) + shape.num_rows;
+  const std::size_t num_keys = static_cast<std::size_t>(shape.first_position) + shape.num_tokens;
   const std::size_t num_blocks = num_keys / (kTile * kGroupsPerBlock) + 1;
   const std::size_t group_stride = 2 * kKvHeads * shape.head_stride * kTile;
   std::vector<Element> cache(num_blocks * kGroupsPerBlock * group_stride);
@@ -432,7 +436,7 @@ void test_attention(const Tables& tables, const AttentionShape& shape, Numbers n
   }
   std::vector<std::int32_t> block_table(num_blocks);
   std::iota(block_table.rbegin(), block_table.rend(), 0);
-  const std::size_t num_vectors = shape.num_rows * shape.num_queries;
+  const std::size_t num_vectors = shape.num_tokens * shape.num_queries;
   std::vector<float> q = floats(num_vectors * shape.head_stride, numbers);
   for (float& value : q) value = std::clamp(value, -1e10f, 1e10f);
   compare(tables, numbers, [&](const StepKernels& table) {
@@ -442,7 +446,7 @@ void test_attention(const Tables& tables, const AttentionShape& shape, Numbers n
                        .q_stride = shape.num_queries * shape.head_stride,
                        .out = out.data(),
                        .out_stride = shape.num_queries * shape.head_stride,
-                       .num_rows = shape.num_rows,
+                       .num_tokens = shape.num_tokens,
                        .num_queries = shape.num_queries,
                        .head_stride = shape.head_stride,
                        .kv_head = 1,
@@ -452,13 +456,13 @@ void test_attention(const Tables& tables, const AttentionShape& shape, Numbers n
                        .cache = {cache.data(), sizeof(Element) == 2, kGroupsPerBlock * group_stride,
                                  group_stride, kGroupsPerBlock},
                        .block_table = block_table.data(),
-                       .chunk_begin = attention_chunk_begin(shape.first_position, shape.window),
-                       .chunk_end = attention_chunk_end(static_cast<std::int64_t>(num_keys) - 1),
+                       .block_begin = attention_block_begin(shape.first_position, shape.window),
+                       .block_end = attention_block_end(static_cast<std::int64_t>(num_keys) - 1),
                        .parts = nullptr,
                        .scratch = scratch.data()};
     table.attention(task);
     CHECK(same(attended_in_parts(table, task), out));
-    CHECK(same(attended_row_by_row(table, task), out));
+    CHECK(same(attended_token_by_token(table, task), out));
     return out;
   });
 }
@@ -483,17 +487,17 @@ void test_attention(const Tables& tables) {
   }
 }
 
-// ---- rows ----
+// ---- tokens ----
 
 void test_sums(const Tables& tables, std::size_t n, Numbers numbers) {
   const std::vector<float> x = floats(n, numbers);
-  const std::vector<float> rows = floats(3 * n, numbers);
+  const std::vector<float> tokens = floats(3 * n, numbers);
   compare(tables, numbers, [&](const StepKernels& table) {
     std::vector<float> sums{table.sum(x.data(), n), table.sum_squares(x.data(), n),
                             table.sum_squared_distances(x.data(), n, 0.25f),
                             table.sum_squared_distances(x.data(), n - 5, 0.25f)};
     sums.resize(8);
-    table.dots(x.data(), rows.data(), 3, n, &sums[4]);
+    table.dots(x.data(), tokens.data(), 3, n, &sums[4]);
     return sums;
   });
 }
@@ -508,19 +512,19 @@ void test_combinations(const Tables& tables, std::size_t n, Numbers numbers) {
     table.combine(out.data(), inputs, coefs, 3, n);
     return out;
   });
-  for (const std::size_t num_streams : {1, 3, 4, 16}) {
-    const std::vector<float> streams = floats(num_streams * n, numbers);
-    const std::vector<float> coefs = floats(num_streams * num_streams, Numbers::kRandom);
-    const std::vector<float> gains = floats(num_streams, Numbers::kRandom);
+  for (const std::size_t num_altup_inputs : {1, 3, 4, 16}) {
+    const std::vector<float> altup_inputs = floats(num_altup_inputs * n, numbers);
+    const std::vector<float> coefs = floats(num_altup_inputs * num_altup_inputs, Numbers::kRandom);
+    const std::vector<float> gains = floats(num_altup_inputs, Numbers::kRandom);
     compare(tables, numbers, [&](const StepKernels& table) {
-      std::vector<float> out = streams;
-      table.correct({.streams = out.data(),
-                     .num_streams = num_streams,
-                     .active = num_streams / 2,
-                     .prediction_coefs = coefs.data(),
-                     .activated = y.data(),
-                     .gains = gains.data(),
-                     .size = n});
+      std::vector<float> out = altup_inputs;
+      table.altup_correct({.altup_inputs = out.data(),
+                           .num_altup_inputs = num_altup_inputs,
+                           .active_idx = num_altup_inputs / 2,
+                           .prediction_coefs = coefs.data(),
+                           .activated = y.data(),
+                           .gains = gains.data(),
+                           .size = n});
       return out;
     });
   }
@@ -563,7 +567,7 @@ void test_functions(const Tables& tables, std::size_t n, Numbers numbers) {
       compare(tables, numbers, [&](const StepKernels& table) {
         std::vector<std::uint32_t> indices(size + 16);
         std::vector<float> values(size + 16);
-        const std::size_t count = table.keep_live(
+        const std::size_t count = table.keep_active(
             indices.data(), values.data(),
             table.select_above(x.data(), size, cutoff - 0.5f, indices.data(), values.data()),
             cutoff);
@@ -578,12 +582,12 @@ void test_functions(const Tables& tables, std::size_t n, Numbers numbers) {
 
 void test_variant(Variant variant) {
   const Tables tables = tables_of(variant);
-  for (const Rounding rounding : kRoundings) test_not_finite(tables, rounding);
+  for (const ActivationQuant quant : kQuants) test_not_finite(tables, quant);
   for (const Numbers numbers : {Numbers::kRandom, Numbers::kExtreme}) {
     for (const StoredType type : kTypes) {
-      for (const Rounding rounding : kRoundings) {
-        test_products(tables, type, numbers, rounding);
-        if (rounding != Rounding::kCoarse) test_dots(tables, type, numbers, rounding);
+      for (const ActivationQuant quant : kQuants) {
+        test_products(tables, type, numbers, quant);
+        if (quant != ActivationQuant::kInt8Pow2) test_dots(tables, type, numbers, quant);
       }
       for (const std::size_t out : {1u, 32u, 100u, 290u}) test_columns(tables, type, out, numbers);
     }

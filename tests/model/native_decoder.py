@@ -25,7 +25,7 @@ class Native:
     prefill_skip: bool = True
     fused_passes: bool = True
     wanted_logits_only: bool = True
-    wide_activations: bool = True
+    int16_activations: bool = True
     sparse_feed_forward: bool = True
     max_rows: int = 128
 
@@ -53,12 +53,12 @@ class NativeDecoder:
             core_layers(config),
             self.weights,
             pool,
-            max_rows=self._how.max_rows,
+            max_num_batched_tokens=self._how.max_rows,
             max_model_len=config.max_position_embeddings,
             prefill_skip=self._how.prefill_skip,
             fused_passes=self._how.fused_passes,
             wanted_logits_only=self._how.wanted_logits_only,
-            wide_activations=self._how.wide_activations,
+            int16_activations=self._how.int16_activations,
             variant=self._how.variant,
         )
 

@@ -12,7 +12,7 @@ from nestling.model.batch import ForwardBatch
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import NumpyKernels
 from nestling.model.tensors import TensorSource
-from nestling.native.gemma3n import FINE_LAYERS, Gemma3n, KvCache
+from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER, Gemma3n, KvCache
 from nestling.native.threads import ThreadPool
 from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
@@ -144,7 +144,7 @@ def test_random_models_quantised(
     variant: str, dtype: Any, config: Gemma3nTextConfig, seed: int, wide: bool, sparse: bool
 ) -> None:
     source = DictTensors(random_weights(config, seed))
-    how = Native(variant=variant, dtype=dtype, wide_activations=wide, sparse_feed_forward=sparse)
+    how = Native(variant=variant, dtype=dtype, int16_activations=wide, sparse_feed_forward=sparse)
     assert_as_near_as_bytes_allow(NativeDecoder(config, source, how), source, seed)
 
 
@@ -164,7 +164,7 @@ def gates_packed_twice(source: TensorSource, **how: Any) -> set[str]:
 
 def test_quantised_gates_of_the_first_sparse_layers_are_packed_twice() -> None:
     stored_as = {dtype: stored_model(TINY, 2, (dtype,)) for dtype in ("Q4_0", "BF16", "Q6_K")}
-    layers = range(min(FINE_LAYERS, TINY.num_hidden_layers))
+    layers = range(min(FIRST_INT8_POW2_LAYER, TINY.num_hidden_layers))
     sparse = [i for i in layers if TINY.activation_std_multiplier(i) is not None]
     expected = {f"layers.{i}.mlp.gate_rows.weight" for i in sparse}
     assert expected
@@ -180,7 +180,7 @@ def test_gates_near_the_cutoff_are_as_good_as_wide_ones() -> None:
     source = DictTensors(random_weights(TINY, 1))
     ids = token_ids(TINY, 60, 5)
     refined = NativeDecoder(TINY, source, Native(dtype="q4"))
-    narrow = NativeDecoder(TINY, source, Native(dtype="q4", wide_activations=False))
+    narrow = NativeDecoder(TINY, source, Native(dtype="q4", int16_activations=False))
     exact = one_shot(make_decoder(TINY, source=UnpackedTensors(refined, source)), ids)
     error = relative(one_shot(refined, ids), exact)
     assert error < 0.6 * relative(one_shot(narrow, ids), exact)
@@ -192,7 +192,7 @@ def test_gates_near_the_cutoff_are_as_good_as_wide_ones() -> None:
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "q4"])
 def test_bytes_of_a_token_are_what_a_step_of_one_row_reads(dtype: Any, wide: bool) -> None:
-    decoder = NativeDecoder(TINY, SOURCES["float"], Native(dtype=dtype, wide_activations=wide))
+    decoder = NativeDecoder(TINY, SOURCES["float"], Native(dtype=dtype, int16_activations=wide))
     one_shot(decoder, [7])
     read = decoder.core.times()["weight_bytes"]
     assert abs(decoder.core.weight_bytes_per_token() - read) < 0.001 * read
@@ -203,7 +203,7 @@ def test_bytes_of_a_token_are_what_a_step_of_one_row_reads(dtype: Any, wide: boo
 def test_six_bits(variant: str, wide: bool) -> None:
     """Whatever is tiled and has whole blocks; sparse layers' rows and columns in float16."""
     source = stored_model(SIX_BITS, 2, ("Q6_K",))
-    how = Native(variant=variant, dtype="auto", num_threads=2, wide_activations=wide)
+    how = Native(variant=variant, dtype="auto", num_threads=2, int16_activations=wide)
     decoder = NativeDecoder(SIX_BITS, source, how)
     formats = {name: w.format for name, w in decoder.weights.items() if hasattr(w, "format")}
     for name in (
@@ -242,7 +242,7 @@ def test_variants_agree(dtype: str, wide: bool, sparse: bool) -> None:
         how = Native(
             variant=variant,
             dtype="auto" if dtype in SOURCES else dtype,  # type: ignore[arg-type]
-            wide_activations=wide,
+            int16_activations=wide,
             sparse_feed_forward=sparse,
             kv_dtype="float16",
         )
@@ -389,19 +389,19 @@ def read_only(*shape: int) -> Array:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"input_ids": int32(*[1] * 129)}, r"input_ids.*at most 128 rows"),
+    ({"input_ids": int32(*[1] * 129)}, r"input_ids.*at most 128 tokens"),
     ({"input_ids": int32(1, 2, 3, 4, 5, 544)}, r"input_ids\[5\]: expected 0 to 543, got 544"),
     ({"input_ids": int32(1, 2, -1, 4, 5, 6)}, r"input_ids\[2\]: expected 0 to 543, got -1"),
-    ({"input_ids": int32(1, 2)}, "positions.*one for each row"),
+    ({"input_ids": int32(1, 2)}, "positions.*one for each token"),
     ({"input_ids": np.arange(6)}, "input_ids: expected int32"),
-    ({"positions": int32(20, 21, 22, 23, 0)}, "positions.*one for each row"),
+    ({"positions": int32(20, 21, 22, 23, 0)}, "positions.*one for each token"),
     ({"positions": int32(20, 21, 23, 24, 0, 1)}, r"positions\[2\]: expected ascending by one"),
     ({"positions": int32(20, 21, 22, 23, -1, 0)}, r"positions\[4\].*got -1"),
     ({"positions": int32(20, 21, 22, 23, 511, 512)}, r"positions\[5\].*below 512, got 512"),
     ({"positions": int32(20, 21, 22, 23, 2**31 - 2, 2**31 - 1)}, r"positions\[4\]"),
     ({"query_start_loc": int32(1, 4, 6)}, "query_start_loc: expected 0 first"),
     ({"query_start_loc": int32(0, 4, 5)}, "query_start_loc: expected 0 first and the number"),
-    ({"query_start_loc": int32(0, 0, 6)}, r"query_start_loc\[1\]: expected ascending rows"),
+    ({"query_start_loc": int32(0, 0, 6)}, r"query_start_loc\[1\]: expected ascending tokens"),
     ({"query_start_loc": int32(0, 6, 6)}, r"positions\[4\]: expected ascending by one"),
     ({"query_start_loc": int32(0, 9000, 6)}, r"query_start_loc\[1\]: .*got 9000"),
     ({"query_start_loc": int32(0, -3, 6)}, r"query_start_loc\[1\]: .*got -3"),
@@ -418,7 +418,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {name: int32([0], [2]) for name in ("full_block_table", "sliding_block_table")},
         "block_table.*a block for position 23",
     ),
-    ({"logit_rows": int32(3, 3)}, r"logit_rows\[1\]: expected ascending rows"),
+    ({"logit_rows": int32(3, 3)}, r"logit_rows\[1\]: expected ascending tokens"),
     ({"logit_rows": int32(4, 2)}, r"logit_rows\[1\]"),
     ({"logit_rows": int32(-1)}, r"logit_rows\[0\].*got -1"),
     ({"logit_rows": int32(5, 6)}, r"logit_rows\[1\].*got 6"),
@@ -529,7 +529,7 @@ def test_bad_caches_are_refused(decoder: NativeDecoder) -> None:
 
 
 def build(weights: dict[str, Any], **changes: Any) -> Gemma3n:
-    arguments: dict[str, Any] = {"max_rows": 8, "max_model_len": 64} | changes
+    arguments: dict[str, Any] = {"max_num_batched_tokens": 8, "max_model_len": 64} | changes
     values = core_config(TINY) | arguments.pop("config", {})
     layers = arguments.pop("layers", core_layers(TINY))
     return Gemma3n(values, layers, weights, ThreadPool(1), **arguments)
@@ -548,7 +548,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
         ({"config": {"num_key_value_heads": 0}}, "heads"),
         ({"config": {"head_dim": 31}}, "head_dim: expected an even number"),
         ({"config": {"sliding_window": 0}}, "sliding_window: expected at least 1, got 0"),
-        ({"max_rows": 0}, "max_rows: expected at least 1, got 0"),
+        ({"max_num_batched_tokens": 0}, "max_num_batched_tokens: expected at least 1, got 0"),
         ({"max_model_len": 0}, "max_model_len: expected at least 1, got 0"),
         ({"variant": "sse"}, 'variant: expected "best"'),
         ({"layers": []}, "layers: expected one set each"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nestling.model.config import FULL, SLIDING
 from nestling.model.kv_cache import KVDtype
 from nestling.model.tensors import TensorSource
-from nestling.native.gemma3n import FINE_LAYERS
+from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER
 from nestling.weights.packing import WeightDtype
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Session, one_shot
@@ -80,7 +80,7 @@ def test_any_chunks_through_coarse_layers(variant: str) -> None:
     """Which the tiny model of ten layers has none of."""
     source = DictTensors(random_weights(TINY_LLAMA_CPP, 1))
     decoder = NativeDecoder(TINY_LLAMA_CPP, source, Native(variant=variant, dtype="q4"))
-    assert TINY_LLAMA_CPP.num_hidden_layers > FINE_LAYERS
+    assert TINY_LLAMA_CPP.num_hidden_layers > FIRST_INT8_POW2_LAYER
     ids = token_ids(TINY_LLAMA_CPP, 30, 0)
     expected = one_shot(decoder, ids)
     for chunk in (1, 5, 12, 29):

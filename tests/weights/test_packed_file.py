@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestling.native.gemma3n import FINE_LAYERS
+from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import (
     LAYOUT_VERSION,
@@ -278,4 +278,8 @@ def test_other_bytes_need_another_layout_version() -> None:
         digest.update(name.encode())
         for plane in plane_bytes(packed):
             digest.update(plane)
-    assert (LAYOUT_VERSION, FINE_LAYERS, digest.hexdigest()[:16]) == (6, 12, LAYOUT_DIGEST)
+    assert (LAYOUT_VERSION, FIRST_INT8_POW2_LAYER, digest.hexdigest()[:16]) == (
+        6,
+        12,
+        LAYOUT_DIGEST,
+    )

@@ -1,8 +1,8 @@
-// The text decoder of Gemma 3n: one call computes one step of the engine.
+// The text decoder of Gemma 3n. One call computes one step of the engine.
 //
-// Formulas: docs/model.md. A step changes nothing but the cache slots that its batch names. A row's
-// logits have the same bits whatever else the step holds, however the sequence was cut into steps,
-// and for any number of threads.
+// docs/model.md has the formulas. A step changes nothing but the cache slots that its batch names.
+// The logits of a token have the same bits whatever else the step holds, however the sequence was
+// cut into steps, and for any number of threads.
 #pragma once
 
 #include <array>
@@ -41,23 +41,23 @@ struct Gemma3nConfig {
   float rope_theta = 0;
   float rope_local_base_freq = 0;
   float rms_norm_eps = 0;
-  float final_logit_softcapping = 0;  // 0: none
+  float final_logit_softcapping = 0;  // 0 means none
 };
 
 struct LayerConfig {
   std::size_t intermediate_size = 0;
   bool is_sliding = false;
   std::size_t kv_source_layer = 0;      // itself if it owns keys and values
-  std::optional<float> std_multiplier;  // of the sparse activation; none: dense
+  std::optional<float> std_multiplier;  // of the sparse activation; none if dense
 };
 
-// What is rounded wrong early is amplified by all layers that follow. So inputs of attention are
-// wide in the first layers, then fine, and from kFineLayers on coarse as all others are (Rounding
-// in step_kernels.h). Before that, gates decide on living neurons by wide dots, near the cutoff if
-// they are packed a second time. LAuReL's inner activations and the embedding are wide always: few,
-// and much depends on them.
-inline constexpr std::size_t kWideLayers = 6;
-inline constexpr std::size_t kFineLayers = 12;
+// All later layers amplify an early rounding error. So inputs of attention are kInt16 in the layers
+// before kFirstInt8Layer, then kInt8, and kInt8Pow2 from kFirstInt8Pow2Layer on, as all others are
+// (ActivationQuant in step_kernels.h). Before kFirstInt8Pow2Layer, kInt16 dots decide which neurons
+// are active: those near the cutoff, if gates are packed a second time. LAuReL's inner activations
+// and the embedding are always kInt16: they are few, and much depends on them.
+inline constexpr std::size_t kFirstInt8Layer = 6;
+inline constexpr std::size_t kFirstInt8Pow2Layer = 12;
 
 struct LayerWeights {
   Shared<Matrix> q_proj, k_proj, v_proj, o_proj;  // k and v are null in layers that share
@@ -79,8 +79,8 @@ struct LayerWeights {
 };
 
 struct Gemma3nWeights {
-  StoredMatrix embed_tokens;            // gathered by rows from the mapped file
-  StoredMatrix embed_tokens_per_layer;  // likewise
+  StoredMatrix embed_tokens;            // rows are gathered from the mapped file
+  StoredMatrix embed_tokens_per_layer;  // as embed_tokens
   Shared<Matrix> head;                  // embed_tokens, packed
   Shared<Matrix> per_layer_model_projection;
   Vector per_layer_projection_norm;
@@ -89,16 +89,16 @@ struct Gemma3nWeights {
   std::vector<LayerWeights> layers;
 };
 
-// Each can be switched off to be measured. Sparse feed-forward is chosen when the weights are
-// packed (LayerWeights).
+// Each can be switched off, to measure it. Whether the feed-forward is sparse is decided when
+// weights are packed (LayerWeights).
 struct Switches {
-  bool prefill_skip = true;  // rows without logits stop at the last keys and values
-  bool fused_passes = true;  // AltUp, norms and per-layer inputs of a row in one loop
-  // Of rows whose logits are wanted, and of ids that text has. Rows without end at the last layer,
-  // if not at the last keys and values.
+  bool prefill_skip = true;  // tokens without logits stop at the last keys and values
+  bool fused_passes = true;  // AltUp, norms and per-layer inputs of a token in one loop
+  // Logits only of tokens whose logits are wanted, and of ids that text has. Other tokens end at
+  // the last layer, if not at the last keys and values.
   bool wanted_logits_only = true;
-  // 16-bit activations in the first layers: not a saving but the price of exactness.
-  bool wide_activations = true;
+  // kInt16 activations in the first layers, which cost time for exactness.
+  bool int16_activations = true;
 };
 
 struct CacheConfig {
@@ -108,8 +108,8 @@ struct CacheConfig {
   bool is_float16 = true;
 };
 
-// Keys and values of all layers that own some, in two pools of blocks: of full and of sliding
-// layers. A block holds its positions for all layers of its pool.
+// Keys and values of all layers that own some, in two pools of blocks, for full and
+// for sliding layers. A block holds its positions for all layers of its pool.
 class KvCache {
  public:
   KvCache(const Gemma3nConfig& config, std::span<const LayerConfig> layers,
@@ -118,7 +118,7 @@ class KvCache {
   const CacheConfig& config() const { return config_; }
   std::size_t full_block_bytes() const { return pools_[0].block_elements * element_bytes(); }
   std::size_t sliding_block_bytes() const { return pools_[1].block_elements * element_bytes(); }
-  // Whether such a model would lay it out in the same way.
+  // Returns whether such a model would lay it out in the same way.
   bool fits(const Gemma3nConfig& config, std::span<const LayerConfig> layers) const;
 
  private:
@@ -139,35 +139,35 @@ class KvCache {
   std::array<Pool, 2> pools_;              // full, sliding
 };
 
-// Rows of all sequences, concatenated. Everything is checked: Gemma3n::step throws
-// std::invalid_argument that names the field.
+// The tokens of all sequences, one sequence after another. Gemma3n::step checks everything and
+// throws std::invalid_argument that names the field.
 struct StepBatch {
-  std::span<const std::int32_t> input_ids;            // [num_rows]
-  std::span<const std::int32_t> positions;            // [num_rows], ascending by one in a sequence
-  std::span<const std::int32_t> query_start_loc;      // [num_seqs + 1]
-  std::span<const std::int32_t> full_block_table;     // [num_seqs, max_blocks]
+  std::span<const std::int32_t> input_ids;         // [num_tokens]
+  std::span<const std::int32_t> positions;         // [num_tokens], ascending by one in a sequence
+  std::span<const std::int32_t> query_start_loc;   // [num_seqs + 1]
+  std::span<const std::int32_t> full_block_table;  // [num_seqs, max_blocks]
   std::span<const std::int32_t> sliding_block_table;  // [num_seqs, max_blocks]
   std::size_t blocks_per_sequence = 0;                // max_blocks
   std::span<const std::int32_t> logit_rows;           // ascending
   std::size_t num_logits = 0;                         // ids below this get logits
 };
 
-// Seconds since the model was made, by part; and rows and bytes.
+// Seconds by part, tokens and bytes since the model was made.
 struct StepTimes {
   double embed = 0, altup = 0, projections = 0, attention = 0, feed_forward = 0;
   double per_layer_inputs = 0, head = 0, total = 0;
-  std::uint64_t num_steps = 0, num_rows = 0, num_logit_rows = 0;
-  std::uint64_t num_live_neurons = 0, num_sparse_neurons = 0;  // of the sparse layers
-  std::uint64_t num_refined_neurons = 0;                       // gates computed again, wide
-  std::uint64_t weight_bytes = 0;                              // read, each matrix once a step
+  std::uint64_t num_steps = 0, num_tokens = 0, num_logit_rows = 0;
+  std::uint64_t num_active_neurons = 0, num_sparse_neurons = 0;  // of the sparse layers
+  std::uint64_t num_refined_neurons = 0;                         // gates computed again as kInt16
+  std::uint64_t weight_bytes = 0;                                // read, each matrix once a step
 };
 
 class Gemma3n {
  public:
-  // Rows of a step are at most max_rows, positions below max_model_len. Throws
+  // A step has at most max_num_batched_tokens, at positions below max_model_len. Throws
   // std::invalid_argument if shapes do not fit each other, std::bad_alloc.
   Gemma3n(const Gemma3nConfig& config, std::vector<LayerConfig> layers, Gemma3nWeights weights,
-          std::size_t max_rows, std::size_t max_model_len, Switches switches,
+          std::size_t max_num_batched_tokens, std::size_t max_model_len, Switches switches,
           std::shared_ptr<ThreadPool> pool, Variant variant = best_variant());
   ~Gemma3n();
 
@@ -175,16 +175,17 @@ class Gemma3n {
   const Gemma3nWeights& weights() const { return weights_; }
   const std::vector<LayerConfig>& layers() const { return layers_; }
   const StepTimes& times() const { return times_; }
-  std::size_t max_rows() const { return max_rows_; }
-  // Bytes of weights that one decoded token reads, embedding tables left out; sparse layers counted
-  // by the neurons that lived so far.
+  std::size_t max_num_batched_tokens() const { return max_num_batched_tokens_; }
+  // Returns the bytes of weights that one decoded token reads, without the embedding tables. Sparse
+  // layers count by the share of active neurons so far.
   double weight_bytes_per_token() const;
 
-  // logits [logit_rows.size(), batch.num_logits]. `on_layer`, if set, gets the streams
-  // [num_rows, altup_num_inputs, hidden_size] after every layer (tests), rows and streams so many
-  // floats apart. One thread at a time.
-  using OnLayer = std::function<void(std::size_t layer, const float* streams, std::size_t num_rows,
-                                     std::size_t row_stride, std::size_t stream_stride)>;
+  // Fills logits [logit_rows.size(), batch.num_logits]. For tests, `on_layer` gets the AltUp inputs
+  // [num_tokens, altup_num_inputs, hidden_size] after every layer, with the floats from one token
+  // and from one input to the next. One thread at a time.
+  using OnLayer =
+      std::function<void(std::size_t layer, const float* altup_inputs, std::size_t num_tokens,
+                         std::size_t token_stride, std::size_t input_stride)>;
   void step(const StepBatch& batch, KvCache& cache, float* logits, const OnLayer& on_layer = {});
 
  private:
@@ -194,7 +195,7 @@ class Gemma3n {
   Gemma3nConfig config_;
   std::vector<LayerConfig> layers_;
   Gemma3nWeights weights_;
-  std::size_t max_rows_;
+  std::size_t max_num_batched_tokens_;
   std::size_t max_model_len_;
   Switches switches_;
   std::shared_ptr<ThreadPool> pool_;

@@ -1,7 +1,7 @@
 // Weights in memory: the three arrangements that the kernels read, in one set of formats.
 //
 // Matrix is for products with every output; RowMatrix and ColumnMatrix are for the sparse
-// feed-forward layers, whose dead neurons are neither read nor computed. Packing copies and
+// feed-forward layers, of which only active neurons are read and computed. Packing copies and
 // rearranges what a model file holds; values change only where a format says so.
 #pragma once
 

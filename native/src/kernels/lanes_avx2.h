@@ -14,10 +14,10 @@ namespace nestling {
 namespace {
 
 struct Avx2 {
-  static constexpr int kMostRows = 4;
-  static constexpr int kByteRows = 4;  // their integer sums take 8 of the 16 registers
-  static constexpr int kWideRows = 4;
-  static constexpr int kSixBitRows = 4;
+  static constexpr int kMaxTokens = 4;
+  static constexpr int kInt8Tokens = 4;  // their integer sums take 8 of the 16 registers
+  static constexpr int kInt16Tokens = 4;
+  static constexpr int kSixBitTokens = 4;
   static constexpr bool kScalesByExponent = false;
 
   struct F32 {
@@ -186,7 +186,7 @@ struct Avx2 {
     join_six_bits(nibbles[0].high, nibbles[1].high, upper.high, codes, &Bytes::high);
   }
 
-  static void store_bytes(F32 values, std::int8_t* to) {
+  static void store_int8(F32 values, std::int8_t* to) {
     const __m256i words =
         _mm256_packs_epi32(_mm256_cvtps_epi32(values.low), _mm256_cvtps_epi32(values.high));
     const __m256i ordered = _mm256_permute4x64_epi64(words, 0b11011000);
@@ -195,7 +195,7 @@ struct Avx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
   }
 
-  static std::int32_t sum_of_bytes(const std::int8_t* from) { return sum_of_16_bytes(from); }
+  static std::int32_t sum_of_int8(const std::int8_t* from) { return sum_of_16_int8(from); }
 
   static void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);

@@ -14,10 +14,10 @@ namespace nestling {
 namespace {
 
 struct Avx512 {
-  static constexpr int kMostRows = 12;    // more are slower (docs/speed.md)
-  static constexpr int kByteRows = 8;     // 2,048 bytes of each leave room in the first cache
-  static constexpr int kWideRows = 4;     // the same
-  static constexpr int kSixBitRows = 16;  // unpacked once for all of a step of 16
+  static constexpr int kMaxTokens = 12;     // more are slower (docs/speed.md)
+  static constexpr int kInt8Tokens = 8;     // 2,048 bytes of each leave room in the first cache
+  static constexpr int kInt16Tokens = 4;    // the same
+  static constexpr int kSixBitTokens = 16;  // unpacked once for all of a step of 16
   static constexpr bool kScalesByExponent = true;
 
   struct F32 {
@@ -150,12 +150,12 @@ struct Avx512 {
   }
 
   // Rounds to nearest even; values must be within -127..127.
-  static void store_bytes(F32 values, std::int8_t* to) {
+  static void store_int8(F32 values, std::int8_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                      _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(values.v)));
   }
 
-  static std::int32_t sum_of_bytes(const std::int8_t* from) { return sum_of_16_bytes(from); }
+  static std::int32_t sum_of_int8(const std::int8_t* from) { return sum_of_16_int8(from); }
 
   // Of the numbers that are above the bound, in order: the numbers, and their lanes counted from
   // `first`; returns how many. Writes 16 of each. Variants without it go number by number.

@@ -15,10 +15,10 @@ namespace nestling {
 namespace {
 
 struct Neon {
-  static constexpr int kMostRows = 4;
-  static constexpr int kByteRows = 4;  // their integer sums take 16 of the 32 registers
-  static constexpr int kWideRows = 4;
-  static constexpr int kSixBitRows = 4;
+  static constexpr int kMaxTokens = 4;
+  static constexpr int kInt8Tokens = 4;  // their integer sums take 16 of the 32 registers
+  static constexpr int kInt16Tokens = 4;
+  static constexpr int kSixBitTokens = 4;
   static constexpr bool kScalesByExponent = false;
 
   struct F32 {
@@ -221,7 +221,7 @@ struct Neon {
     }
   }
 
-  static void store_bytes(F32 values, std::int8_t* to) {
+  static void store_int8(F32 values, std::int8_t* to) {
     const int16x8_t low =
         vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(values.v[0])), vcvtnq_s32_f32(values.v[1]));
     const int16x8_t high =
@@ -229,7 +229,7 @@ struct Neon {
     vst1q_s8(to, vqmovn_high_s16(vqmovn_s16(low), high));
   }
 
-  static std::int32_t sum_of_bytes(const std::int8_t* from) { return vaddlvq_s8(vld1q_s8(from)); }
+  static std::int32_t sum_of_int8(const std::int8_t* from) { return vaddlvq_s8(vld1q_s8(from)); }
 
   static void prefetch(const void* address) { __builtin_prefetch(address); }
   static void prefetch_far(const void* address) { __builtin_prefetch(address, 0, 2); }

@@ -15,10 +15,10 @@ namespace nestling {
 namespace {
 
 struct Portable {
-  static constexpr int kMostRows = 4;  // rows of floats that a linear kernel takes at once
-  static constexpr int kByteRows = 4;
-  static constexpr int kWideRows = 4;               // of two bytes an input
-  static constexpr int kSixBitRows = 4;             // of bytes, with weights of six bits
+  static constexpr int kMaxTokens = 4;     // tokens that a linear kernel takes at once, as floats,
+  static constexpr int kInt8Tokens = 4;    // as int8 values,
+  static constexpr int kInt16Tokens = 4;   // as kInt16
+  static constexpr int kSixBitTokens = 4;  // as int8 values, with weights of six bits
   static constexpr bool kScalesByExponent = false;  // whether it has `scaled_by_exponent`
 
   struct F32 {
@@ -225,7 +225,7 @@ struct Portable {
 
   // 16 values, rounded to the nearest integer, ties to even. They should lie in -127..127; what
   // does not, such as NaN, gives any byte.
-  static void store_bytes(const F32& values, std::int8_t* to) {
+  static void store_int8(const F32& values, std::int8_t* to) {
     float rounded[16];
     const F32 magic = F32::all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     ((values + magic) - magic).store(rounded);
@@ -235,8 +235,8 @@ struct Portable {
     }
   }
 
-  // Of 16 bytes.
-  static std::int32_t sum_of_bytes(const std::int8_t* from) {
+  // Returns the sum of 16 int8 values.
+  static std::int32_t sum_of_int8(const std::int8_t* from) {
     std::int32_t sum = 0;
     for (int i = 0; i < 16; ++i) sum += from[i];
     return sum;

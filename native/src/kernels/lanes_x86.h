@@ -9,7 +9,7 @@ namespace nestling {
 
 namespace {
 
-inline std::int32_t sum_of_16_bytes(const std::int8_t* from) {
+inline std::int32_t sum_of_16_int8(const std::int8_t* from) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   const __m128i raised = _mm_xor_si128(bytes, _mm_set1_epi8(-128));  // by 128 each
   const __m128i sums = _mm_sad_epu8(raised, _mm_setzero_si128());

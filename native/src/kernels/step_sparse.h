@@ -1,5 +1,5 @@
-// The sparse feed-forward layers: only living neurons' rows of up_proj and columns of down_proj.
-// Included by each variant's source file.
+// The sparse feed-forward layers, which read only the active neurons' rows of up_proj and columns
+// of down_proj. Each variant's source file includes this file.
 #pragma once
 
 #include "kernels/step_kernels.h"
@@ -9,7 +9,7 @@ namespace nestling {
 
 namespace {
 
-// Of 32 values of a row or column, without their scale.
+// Bytes of 32 values of a weight row or column, without their scale.
 constexpr std::size_t bytes_per_group(Format format) {
   switch (format) {
     case Format::kFloat32:
@@ -19,7 +19,7 @@ constexpr std::size_t bytes_per_group(Format format) {
       return 64;
     case Format::kQ4:
       return 16;
-    case Format::kQ6:  // neither rows nor columns have it
+    case Format::kQ6:  // neither weight rows nor columns have it
       break;
     case Format::kQ8:
       return 32;
@@ -59,7 +59,7 @@ inline float float_dot(const Weight* w, const float* x, std::size_t n) {
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
 }
 
-// What the bias of nibbles, or the minimum, adds: sum over groups of w * scaled_sum.
+// Returns what the bias of nibbles, or the minimum, adds: the sum over groups of w * scaled_sum.
 template <class V>
 inline typename V::F32 group_sums(const std::uint16_t* weights, const float* scaled_sums,
                                   std::size_t num_groups, float factor) {
@@ -71,12 +71,13 @@ inline typename V::F32 group_sums(const std::uint16_t* weights, const float* sca
   return sum * F32::all(factor);
 }
 
-// x . rows of weights, kRows of them together so that x is loaded once. A lane sums up a group, so
-// that scales are applied to 16 groups at once. The rows `next` are asked for line by line: all at
-// once they would wait for each other, and the dots for them.
-template <class V, int kRows, bool kNibbles, bool kWide>
+// dots = x . weight rows. kRows of them are computed together, so that x is loaded once. A lane
+// sums up a group, so that scales are applied to 16 groups at once. The weight rows `next` are
+// prefetched line by line: if all were requested at once, they would wait for each other, and the
+// dots for them.
+template <class V, int kRows, bool kNibbles, bool kIsInt16>
 inline void quantized_dots(const RowMatrix& weight, const std::uint32_t* rows,
-                           const std::uint32_t* next, const DotRow& x, float* dots) {
+                           const std::uint32_t* next, const DotInput& x, float* dots) {
   using F32 = typename V::F32;
   using I32 = typename V::I32;
   using Bytes = typename V::Bytes;
@@ -85,31 +86,31 @@ inline void quantized_dots(const RowMatrix& weight, const std::uint32_t* rows,
   const std::size_t scale_bytes = num_groups * sizeof(std::uint16_t);
   const std::uint8_t* w[kRows];
   const std::uint16_t* scales[kRows];
-  const std::uint8_t* ahead[kRows];
+  const std::uint8_t* prefetched[kRows];
   F32 sums[kRows];
   for (int r = 0; r < kRows; ++r) {
     w[r] = weight.values<std::uint8_t>() + rows[r] * bytes_per_row;
     scales[r] = weight.scales() + rows[r] * num_groups;
     sums[r] = F32::zero();
-    ahead[r] = weight.values<std::uint8_t>() + next[r] * bytes_per_row;
+    prefetched[r] = weight.values<std::uint8_t>() + next[r] * bytes_per_row;
     prefetch_bytes<V>(weight.scales() + next[r] * num_groups, scale_bytes);
   }
   for (int r = 0; weight.has_min() && r < kRows; ++r) {
     prefetch_bytes<V>(weight.mins() + next[r] * num_groups, scale_bytes);
   }
-  std::size_t at = 0;  // in the rows of weights
+  std::size_t at = 0;  // in the weight rows
   for (std::size_t g = 0; g < num_groups; g += 16) {
     I32 high_sums[kRows];
     I32 low_sums[kRows];
     for (int r = 0; r < kRows; ++r) high_sums[r] = low_sums[r] = I32::zero();
     const auto add = [&](int r, const Bytes& codes, std::size_t line) {
       const std::size_t x_at = g * kGroup + 64 * line;
-      const auto dot = [&](const I32& so_far, const std::int8_t* bytes) {
-        return kNibbles ? V::add_dot_vector(so_far, codes, bytes)
-                        : V::add_dot_vector_signed(so_far, codes, bytes);
+      const auto dot = [&](const I32& so_far, const std::int8_t* values) {
+        return kNibbles ? V::add_dot_vector(so_far, codes, values)
+                        : V::add_dot_vector_signed(so_far, codes, values);
       };
-      high_sums[r] = dot(high_sums[r], x.bytes + x_at);
-      if constexpr (kWide) low_sums[r] = dot(low_sums[r], x.low_bytes + x_at);
+      high_sums[r] = dot(high_sums[r], x.values + x_at);
+      if constexpr (kIsInt16) low_sums[r] = dot(low_sums[r], x.low_values + x_at);
     };
     for (std::size_t line = 0; line < 8; line += kNibbles ? 2 : 1) {
       for (int r = 0; r < kRows; ++r) {
@@ -120,13 +121,13 @@ inline void quantized_dots(const RowMatrix& weight, const std::uint32_t* rows,
         } else {
           add(r, Bytes::load_signed(reinterpret_cast<const std::int8_t*>(w[r] + at)), line);
         }
-        V::prefetch(ahead[r] + at);
+        V::prefetch(prefetched[r] + at);
       }
       at += 64;
     }
     const F32 x_scales = F32::load(x.scales + g);
     for (int r = 0; r < kRows; ++r) {
-      if constexpr (kWide) high_sums[r] = high_sums[r].times(kWideStep) + low_sums[r];
+      if constexpr (kIsInt16) high_sums[r] = high_sums[r].times(kInt16Step) + low_sums[r];
       const F32 scale = F32::load_float16(scales[r] + g) * x_scales;
       sums[r] = V::fma(high_sums[r].to_float(), scale, sums[r]);
     }
@@ -146,7 +147,7 @@ inline void quantized_dots(const RowMatrix& weight, const std::uint32_t* rows,
 
 template <class V, int kRows, class Weight>
 inline void float_dots(const RowMatrix& weight, const std::uint32_t* rows,
-                       const std::uint32_t* next, const DotRow& x, float* dots) {
+                       const std::uint32_t* next, const DotInput& x, float* dots) {
   const std::size_t n = weight.padded_in();
   for (int r = 0; r < kRows; ++r) {
     prefetch_row<V>(weight, next[r]);
@@ -156,8 +157,8 @@ inline void float_dots(const RowMatrix& weight, const std::uint32_t* rows,
 
 template <class V, int kRows>
 inline void dot_rows(const RowMatrix& weight, const std::uint32_t* rows, const std::uint32_t* next,
-                     const DotRow& x, float* dots) {
-  const bool is_wide = x.low_bytes != nullptr;
+                     const DotInput& x, float* dots) {
+  const bool is_int16 = x.low_values != nullptr;
   switch (weight.format()) {
     case Format::kFloat32:
       return float_dots<V, kRows, float>(weight, rows, next, x, dots);
@@ -166,33 +167,35 @@ inline void dot_rows(const RowMatrix& weight, const std::uint32_t* rows, const s
     case Format::kBfloat16:
       return float_dots<V, kRows, Bfloat16>(weight, rows, next, x, dots);
     case Format::kQ4:
-      return is_wide ? quantized_dots<V, kRows, true, true>(weight, rows, next, x, dots)
-                     : quantized_dots<V, kRows, true, false>(weight, rows, next, x, dots);
-    case Format::kQ6:  // rows have none
+      return is_int16 ? quantized_dots<V, kRows, true, true>(weight, rows, next, x, dots)
+                      : quantized_dots<V, kRows, true, false>(weight, rows, next, x, dots);
+    case Format::kQ6:  // weight rows do not have it
       break;
     case Format::kQ8:
-      return is_wide ? quantized_dots<V, kRows, false, true>(weight, rows, next, x, dots)
-                     : quantized_dots<V, kRows, false, false>(weight, rows, next, x, dots);
+      return is_int16 ? quantized_dots<V, kRows, false, true>(weight, rows, next, x, dots)
+                      : quantized_dots<V, kRows, false, false>(weight, rows, next, x, dots);
   }
 }
 
 constexpr std::size_t kRowsAtOnce = 4;
 
 template <class V>
-void row_dots_kernel(const RowMatrix& weight, const DotRow& x, const RowList& rows, float* dots) {
-  std::size_t asked = 0;
-  // Rows to ask for with those from n on: where too few are left, the same ones.
+void row_dots_kernel(const RowMatrix& weight, const DotInput& x, const WeightRows& rows,
+                     float* dots) {
+  std::size_t num_prefetched = 0;
+  // Weight rows to prefetch with those from n on; the same ones where too few are left.
   const auto next = [&](std::size_t n, std::size_t count) {
-    if (asked + count > rows.num_next) return rows.indices + n;
-    asked += count;
-    return rows.next + asked - count;
+    if (num_prefetched + count > rows.num_next) return rows.indices + n;
+    num_prefetched += count;
+    return rows.next + num_prefetched - count;
   };
   std::size_t n = 0;
   for (; n + kRowsAtOnce <= rows.count; n += kRowsAtOnce) {
     dot_rows<V, kRowsAtOnce>(weight, rows.indices + n, next(n, kRowsAtOnce), x, dots + n);
   }
   for (; n < rows.count; ++n) dot_rows<V, 1>(weight, rows.indices + n, next(n, 1), x, dots + n);
-  for (; asked < rows.num_next; ++asked) prefetch_row<V>(weight, rows.next[asked]);
+  for (; num_prefetched < rows.num_next; ++num_prefetched)
+    prefetch_row<V>(weight, rows.next[num_prefetched]);
 }
 
 // Outputs [begin, begin + 32) of a column, in float32.
@@ -209,7 +212,7 @@ inline ColumnPair<V> float_column(const ColumnMatrix& weight, std::size_t column
   return {load_weights<V>(from), load_weights<V>(from + 16)};
 }
 
-// `scales` and `mins` are those of the outputs [begin, begin + 32) of the column's group.
+// `scales` and `mins` belong to the outputs [begin, begin + 32) of the column's group.
 template <class V, bool kNibbles, bool kHasMin, class Scale>
 inline ColumnPair<V> quantized_column(const ColumnMatrix& weight, std::size_t column,
                                       std::size_t begin, const Scale* scales, const Scale* mins) {
@@ -257,7 +260,7 @@ struct QuantizedColumns {
   }
 };
 
-// The same of some groups and outputs, their scales made float32 once for all rows.
+// The same for some groups and outputs, whose scales are turned into float32 once for all tokens.
 template <class V, bool kNibbles, bool kHasMin>
 struct ScaledColumns {
   const ColumnTask& task;
@@ -290,7 +293,7 @@ struct ScaledColumns {
   }
 };
 
-// Calls f with what reads the weight's columns.
+// Calls f with an object that reads the weight's columns.
 template <class V, template <class, bool, bool> class Quantized, class From, class F>
 inline void with_columns(const ColumnMatrix& weight, const From& from, const F& f) {
   switch (weight.format()) {
@@ -311,7 +314,7 @@ inline void with_columns(const ColumnMatrix& weight, const From& from, const F& 
   }
 }
 
-// The cache lines of a column's outputs [begin, end).
+// Prefetches the cache lines of a column's outputs [begin, end).
 template <class V>
 inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std::size_t begin,
                             std::size_t end) {
@@ -321,26 +324,27 @@ inline void prefetch_column(const ColumnMatrix& weight, std::size_t column, std:
       (end - begin) / kGroup * bytes);
 }
 
-// Columns lie anywhere in memory, so each asks for one that comes later, of this chunk or the next.
-constexpr std::size_t kColumnsAhead = 16;
+// Columns lie anywhere in memory, so each one prefetches another that comes later, in this block of
+// neurons or the next.
+constexpr std::size_t kPrefetchColumns = 16;
 
-// The parts of a row's live columns in outputs [begin, begin + 32 * kPairs).
+// Adds the columns of a token's active neurons to outputs [begin, begin + 32 * kPairs).
 template <class V, int kPairs, class Columns>
-inline void add_columns(const ColumnMatrix& weight, const Columns& columns, const LiveRow& live,
-                        std::size_t begin, float* out) {
+inline void add_columns(const ColumnMatrix& weight, const Columns& columns,
+                        const ActiveNeurons& active, std::size_t begin, float* out) {
   using F32 = typename V::F32;
   F32 sums[2 * kPairs];
 #pragma GCC unroll 16
   for (int i = 0; i < 2 * kPairs; ++i) sums[i] = F32::load(out + 16 * i);
-  for (std::size_t n = 0; n < live.count; ++n) {
-    const F32 value = F32::all(live.values[n]);
-    if (n + kColumnsAhead < live.num_known) {
-      prefetch_column<V>(weight, live.indices[n + kColumnsAhead], begin, begin + 32 * kPairs);
+  for (std::size_t n = 0; n < active.count; ++n) {
+    const F32 value = F32::all(active.values[n]);
+    if (n + kPrefetchColumns < active.num_known) {
+      prefetch_column<V>(weight, active.indices[n + kPrefetchColumns], begin, begin + 32 * kPairs);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kPairs; ++i) {
       const ColumnPair<V> w =
-          columns.pair(live.indices[n], begin + 32 * static_cast<std::size_t>(i));
+          columns.pair(active.indices[n], begin + 32 * static_cast<std::size_t>(i));
       sums[2 * i] = V::fma(value, w.first, sums[2 * i]);
       sums[2 * i + 1] = V::fma(value, w.second, sums[2 * i + 1]);
     }
@@ -353,14 +357,14 @@ template <class V>
 void add_columns_kernel(const ColumnTask& given) {
   const ColumnTask task = given;  // a copy, as the floats that are stored may alias the original
   with_columns<V, ScaledColumns>(*task.weight, task, [&](const auto& columns) {
-    for (std::size_t row = 0; row < task.num_rows; ++row) {
-      const LiveRow& live = task.rows[row];
+    for (std::size_t token = 0; token < task.num_tokens; ++token) {
+      const ActiveNeurons& active = task.tokens[token];
       std::size_t i = task.begin;
       for (; i + 128 <= task.end; i += 128) {
-        add_columns<V, 4>(*task.weight, columns, live, i, live.out + i - task.begin);
+        add_columns<V, 4>(*task.weight, columns, active, i, active.out + i - task.begin);
       }
       for (; i < task.end; i += 32) {
-        add_columns<V, 1>(*task.weight, columns, live, i, live.out + i - task.begin);
+        add_columns<V, 1>(*task.weight, columns, active, i, active.out + i - task.begin);
       }
     }
   });
@@ -382,14 +386,14 @@ void decode_columns_kernel(const ColumnMatrix& weight, std::size_t first, std::s
 }
 
 template <class V, int kLanes>
-inline void add_decoded(const DecodedColumns& columns, const LiveRow& live, float* out) {
+inline void add_decoded(const DecodedColumns& columns, const ActiveNeurons& active, float* out) {
   using F32 = typename V::F32;
   F32 sums[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) sums[i] = F32::load(out + 16 * i);
-  for (std::size_t n = 0; n < live.count; ++n) {
-    const float* column = columns.values + (live.indices[n] - columns.first) * columns.width;
-    const F32 value = F32::all(live.values[n]);
+  for (std::size_t n = 0; n < active.count; ++n) {
+    const float* column = columns.values + (active.indices[n] - columns.first) * columns.width;
+    const F32 value = F32::all(active.values[n]);
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) sums[i] = V::fma(value, F32::load(column + 16 * i), sums[i]);
   }
@@ -398,16 +402,17 @@ inline void add_decoded(const DecodedColumns& columns, const LiveRow& live, floa
 }
 
 template <class V>
-void add_decoded_kernel(const DecodedColumns& columns, const LiveRow* rows, std::size_t num_rows) {
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    const LiveRow& live = rows[row];
+void add_decoded_kernel(const DecodedColumns& columns, const ActiveNeurons* tokens,
+                        std::size_t num_tokens) {
+  for (std::size_t token = 0; token < num_tokens; ++token) {
+    const ActiveNeurons& active = tokens[token];
     if (columns.width == 64) {
-      add_decoded<V, 4>(columns, live, live.out);
+      add_decoded<V, 4>(columns, active, active.out);
       continue;
     }
     for (std::size_t i = 0; i < columns.width; i += 32) {
       const DecodedColumns part{columns.values + i, columns.first, columns.width};
-      add_decoded<V, 2>(part, live, live.out + i);
+      add_decoded<V, 2>(part, active, active.out + i);
     }
   }
 }

@@ -1,4 +1,4 @@
-// The table of a variant, from its lanes. Included by each variant's source file.
+// The kernel table of a variant, made of its lanes. Each variant's source file includes this file.
 #pragma once
 
 #include "kernels/step_attention.h"
@@ -12,7 +12,7 @@ namespace {
 
 template <class V>
 constexpr StepKernels step_table() {
-  return {.attention_rows = static_cast<std::size_t>(kMostScored<V>),
+  return {.attention_vectors = static_cast<std::size_t>(kMaxScored<V>),
           .linear = linear_kernel<V>,
           .quantize = quantize_kernel<V>,
           .quantize_dot = quantize_dot_kernel<V>,
@@ -27,12 +27,12 @@ constexpr StepKernels step_table() {
           .sum_squared_distances = sum_squared_distances_kernel<V>,
           .dots = dots_kernel<V>,
           .combine = combine_kernel<V>,
-          .correct = correct_kernel<V>,
+          .altup_correct = altup_correct_kernel<V>,
           .add_normed = add_normed_kernel<V>,
           .rotate = rotate_kernel<V>,
           .to_float16 = to_float16_kernel<V>,
           .select_above = select_above_kernel<V>,
-          .keep_live = keep_live_kernel<V>,
+          .keep_active = keep_active_kernel<V>,
           .gelu_times = gelu_times_kernel<V>,
           .soft_cap = soft_cap_kernel<V>};
 }

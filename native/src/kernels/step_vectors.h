@@ -1,6 +1,7 @@
-// Sums and nonlinear functions over one row. Included by each variant's source file.
+// Sums and nonlinear functions over the vector of one token. Each variant's source file includes
+// this file.
 //
-// `n` is a multiple of 16 and rows are padded with zeros, so sums need no tail.
+// `n` is a multiple of 16 and vectors are padded with zeros, so sums need no tail.
 #pragma once
 
 #include "kernels/step_kernels.h"
@@ -9,7 +10,8 @@ namespace nestling {
 
 namespace {
 
-// e^x for |x| <= 87; relative error below 2e-7. See exp.h for the constants.
+// Returns e^x for |x| <= 87 with a relative error below 2e-7. sampling/exp.h explains the
+// constants.
 template <class V>
 inline typename V::F32 exp_lanes(typename V::F32 x) {
   using F32 = typename V::F32;
@@ -142,38 +144,39 @@ void combine_kernel(float* out, const float* const* inputs, const float* coefs, 
   }
 }
 
-// kCount streams, or if it is 0 any number up to kMostStreams.
+// Corrects kCount inputs, or any number up to kMaxAltupInputs if kCount is 0.
 template <class V, std::size_t kCount>
-inline void correct_streams(const CorrectionTask& task) {
+inline void correct_inputs(const CorrectionTask& task) {
   using F32 = typename V::F32;
-  const std::size_t n = kCount > 0 ? kCount : task.num_streams;
+  const std::size_t n = kCount > 0 ? kCount : task.num_altup_inputs;
   for (std::size_t k = 0; k < task.size; k += 16) {
-    F32 streams[kCount > 0 ? kCount : kMostStreams];
-    F32 predictions[kCount > 0 ? kCount : kMostStreams];
-    for (std::size_t i = 0; i < n; ++i) streams[i] = F32::load(task.streams + i * task.size + k);
+    F32 altup_inputs[kCount > 0 ? kCount : kMaxAltupInputs];
+    F32 predictions[kCount > 0 ? kCount : kMaxAltupInputs];
+    for (std::size_t i = 0; i < n; ++i)
+      altup_inputs[i] = F32::load(task.altup_inputs + i * task.size + k);
     for (std::size_t o = 0; o < n; ++o) {
       const float* coefs = task.prediction_coefs + o * n;
-      predictions[o] = F32::all(coefs[0]) * streams[0];
+      predictions[o] = F32::all(coefs[0]) * altup_inputs[0];
       for (std::size_t i = 1; i < n; ++i) {
-        predictions[o] = V::fma(F32::all(coefs[i]), streams[i], predictions[o]);
+        predictions[o] = V::fma(F32::all(coefs[i]), altup_inputs[i], predictions[o]);
       }
     }
     const F32 activated = F32::load(task.activated + k);
-    const F32 active = predictions[task.active];
+    const F32 active = predictions[task.active_idx];
     for (std::size_t o = 0; o < n; ++o) {
       const F32 sum = V::fma(F32::all(task.gains[o]), activated, predictions[o]);
-      V::fma(F32::all(-task.gains[o]), active, sum).store(task.streams + o * task.size + k);
+      V::fma(F32::all(-task.gains[o]), active, sum).store(task.altup_inputs + o * task.size + k);
     }
   }
 }
 
 template <class V>
-void correct_kernel(const CorrectionTask& task) {
-  if (task.num_streams == 4) return correct_streams<V, 4>(task);
-  correct_streams<V, 0>(task);
+void altup_correct_kernel(const CorrectionTask& task) {
+  if (task.num_altup_inputs == 4) return correct_inputs<V, 4>(task);
+  correct_inputs<V, 0>(task);
 }
 
-// out = base + x * scale * weight; no base: 0.
+// out = base + x * scale * weight; base may be null (0).
 template <class V>
 void add_normed_kernel(float* out, const float* base, const float* x, float scale,
                        const float* weight, std::size_t n) {
@@ -184,7 +187,7 @@ void add_normed_kernel(float* out, const float* base, const float* x, float scal
   }
 }
 
-// Rotates [2 * half] in place: the first half pairs with the second.
+// Rotates x [2 * half] in place; element k pairs with element half + k.
 template <class V>
 void rotate_kernel(float* x, const float* cos, const float* sin, std::size_t half) {
   using F32 = typename V::F32;
@@ -231,23 +234,23 @@ std::size_t select_above_kernel(const float* x, std::size_t size, float bound,
 }
 
 template <class V>
-std::size_t keep_live_kernel(std::uint32_t* indices, float* values, std::size_t count,
-                             float cutoff) {
+std::size_t keep_active_kernel(std::uint32_t* indices, float* values, std::size_t count,
+                               float cutoff) {
   using F32 = typename V::F32;
-  std::size_t num_live = 0;
+  std::size_t num_active = 0;
   for (std::size_t k = 0; k < count; ++k) {
     const float above = values[k] - cutoff;
-    indices[num_live] = indices[k];
-    values[num_live] = above;
-    num_live += above > 0.0f ? 1 : 0;
+    indices[num_active] = indices[k];
+    values[num_active] = above;
+    num_active += above > 0.0f ? 1 : 0;
   }
   std::size_t k = 0;
-  for (; k + 16 <= num_live; k += 16) gelu_lanes<V>(F32::load(values + k)).store(values + k);
+  for (; k + 16 <= num_active; k += 16) gelu_lanes<V>(F32::load(values + k)).store(values + k);
   float rest[16] = {};
-  for (std::size_t i = 0; k + i < num_live; ++i) rest[i] = values[k + i];
+  for (std::size_t i = 0; k + i < num_active; ++i) rest[i] = values[k + i];
   gelu_lanes<V>(F32::load(rest)).store(rest);
-  for (std::size_t i = 0; k + i < num_live; ++i) values[k + i] = rest[i];
-  return num_live;
+  for (std::size_t i = 0; k + i < num_active; ++i) values[k + i] = rest[i];
+  return num_active;
 }
 
 }  // namespace

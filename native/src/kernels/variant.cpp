@@ -88,18 +88,18 @@ Variant best_variant() {
   return best;
 }
 
-const KernelTable& kernels(Variant variant) {
+const SamplingKernels& sampling_kernels(Variant variant) {
   require_supported(variant);
   switch (variant) {
     case Variant::kAvx2:
-      return kAvx2Kernels;
+      return kAvx2Sampling;
     case Variant::kAvx512:
-      return kAvx512Kernels;
+      return kAvx512Sampling;
     case Variant::kPortable:
     case Variant::kNeon:
-      return kPortableKernels;
+      return kPortableSampling;
   }
-  return kPortableKernels;
+  return kPortableSampling;
 }
 
 const StepKernels& step_kernels(Variant variant) {

@@ -1,4 +1,4 @@
-// Attention of a step's rows: which tiles and chunks of positions go to the threads as pieces.
+// Attention of a step's tokens: which tiles and blocks of positions go to the threads as pieces.
 
 #include <algorithm>
 
@@ -8,35 +8,35 @@ namespace nestling {
 
 namespace {
 
-constexpr std::size_t kPiecesPerThread = 8;  // wanted of long contexts
+constexpr std::size_t kPiecesPerThread = 8;  // that long contexts should give
 
 }  // namespace
 
-// Tiles of neighbouring rows, for each head of keys and values.
+// Makes tiles of neighbouring tokens, for each head of keys and values.
 void Gemma3n::Step::tile_attention(std::size_t layer) {
   const std::size_t window = window_of(layer);
   ws_.attention_tiles.clear();
-  for (std::size_t row = 0; row < num_rows_;) {
-    std::size_t end = row + 1;
-    while (end < num_rows_ && end - row < ws_.attention_rows &&
-           ws_.row_sequence[end] == ws_.row_sequence[row] &&
-           ws_.row_position[end] == ws_.row_position[end - 1] + 1) {
+  for (std::size_t token = 0; token < num_tokens_;) {
+    std::size_t end = token + 1;
+    while (end < num_tokens_ && end - token < ws_.attention_tokens &&
+           ws_.token_sequence[end] == ws_.token_sequence[token] &&
+           ws_.token_position[end] == ws_.token_position[end - 1] + 1) {
       ++end;
     }
-    const std::size_t chunk_begin = attention_chunk_begin(ws_.row_position[row], window);
-    const std::size_t chunk_end = attention_chunk_end(ws_.row_position[end - 1]);
+    const std::size_t block_begin = attention_block_begin(ws_.token_position[token], window);
+    const std::size_t block_end = attention_block_end(ws_.token_position[end - 1]);
     for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
-      ws_.attention_tiles.push_back({.row = row,
-                                     .num_rows = end - row,
+      ws_.attention_tiles.push_back({.token = token,
+                                     .num_tokens = end - token,
                                      .kv_head = head,
-                                     .chunk_begin = chunk_begin,
-                                     .chunk_end = chunk_end});
+                                     .block_begin = block_begin,
+                                     .block_end = block_end});
     }
-    row = end;
+    token = end;
   }
 }
 
-// A tile that would keep one thread busy while others wait is taken apart by chunks.
+// Takes apart by blocks of positions each tile that would keep one thread busy while others wait.
 void Gemma3n::Step::cut_attention() {
   const auto num_threads = static_cast<std::size_t>(pool_.num_threads());
   std::size_t total = 0;
@@ -48,9 +48,9 @@ void Gemma3n::Step::cut_attention() {
   ws_.attention_pieces.clear();
   ws_.attention_joins.clear();
   for (const AttentionPiece& tile : ws_.attention_tiles) {
-    const std::size_t num_vectors = tile.num_rows * num_queries;
-    const std::size_t wanted = tile.num_chunks() * num_vectors;
-    if (tile.work() <= most || tile.num_chunks() == 1 ||
+    const std::size_t num_vectors = tile.num_tokens * num_queries;
+    const std::size_t wanted = tile.num_blocks() * num_vectors;
+    if (tile.work() <= most || tile.num_blocks() == 1 ||
         num_parts + wanted > ws_.most_attention_parts) {
       ws_.attention_pieces.push_back(tile);
       continue;
@@ -59,18 +59,18 @@ void Gemma3n::Step::cut_attention() {
     joined.parts = ws_.attention_parts.data() + num_parts * part_size;
     ws_.attention_joins.push_back(joined);
     num_parts += wanted;
-    const std::size_t size = std::max<std::size_t>(most / tile.num_rows, 1);
-    for (std::size_t chunk = tile.chunk_begin; chunk < tile.chunk_end; chunk += size) {
+    const std::size_t size = std::max<std::size_t>(most / tile.num_tokens, 1);
+    for (std::size_t block = tile.block_begin; block < tile.block_end; block += size) {
       AttentionPiece piece = joined;
-      piece.chunk_begin = chunk;
-      piece.chunk_end = std::min(chunk + size, tile.chunk_end);
-      piece.parts += (chunk - tile.chunk_begin) * num_vectors * part_size;
+      piece.block_begin = block;
+      piece.block_end = std::min(block + size, tile.block_end);
+      piece.parts += (block - tile.block_begin) * num_vectors * part_size;
       ws_.attention_pieces.push_back(piece);
     }
   }
 }
 
-// Heads of all rows into `attended_heads`, or `attended` if they need no padding.
+// Writes the heads of all tokens to `attended_heads`, or to `attended` if they need no padding.
 void Gemma3n::Step::attention(std::size_t layer) {
   const LayerConfig& config = model_.layers_[layer];
   const std::size_t head = padded(c_.head_dim);
@@ -95,14 +95,16 @@ void Gemma3n::Step::attention(std::size_t layer) {
     AttentionTask result = task;
     const std::size_t offset = piece.kv_head * num_queries * head;
     result.kv_head = piece.kv_head;
-    result.num_rows = piece.num_rows;
-    result.q = ws_.queries.row(piece.row) + offset;
+    result.num_tokens = piece.num_tokens;
+    result.q = ws_.queries.token(piece.token) + offset;
     result.out =
-        (is_padded ? ws_.attended_heads.row(piece.row) : ws_.attended.row(piece.row)) + offset;
-    result.first_position = ws_.row_position[piece.row];
-    result.block_table = table.data() + ws_.row_sequence[piece.row] * batch_.blocks_per_sequence;
-    result.chunk_begin = piece.chunk_begin;
-    result.chunk_end = piece.chunk_end;
+        (is_padded ? ws_.attended_heads.token(piece.token) : ws_.attended.token(piece.token)) +
+        offset;
+    result.first_position = ws_.token_position[piece.token];
+    result.block_table =
+        table.data() + ws_.token_sequence[piece.token] * batch_.blocks_per_sequence;
+    result.block_begin = piece.block_begin;
+    result.block_end = piece.block_end;
     result.parts = piece.parts;
     result.scratch = ws_.thread_scratch[thread].data();
     return result;

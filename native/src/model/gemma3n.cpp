@@ -96,8 +96,8 @@ void check_layer(const Gemma3nConfig& c, const LayerConfig& layer, const LayerWe
 void check_weights(const Gemma3nConfig& c, const std::vector<LayerConfig>& layers,
                    const Gemma3nWeights& w) {
   require(!layers.empty() && w.layers.size() == layers.size(), "layers: expected one set each");
-  require(c.altup_num_inputs >= 1 && c.altup_num_inputs <= kMostStreams,
-          "altup_num_inputs: expected 1 to " + std::to_string(kMostStreams) + ", got " +
+  require(c.altup_num_inputs >= 1 && c.altup_num_inputs <= kMaxAltupInputs,
+          "altup_num_inputs: expected 1 to " + std::to_string(kMaxAltupInputs) + ", got " +
               std::to_string(c.altup_num_inputs));
   require(c.altup_active_idx < c.altup_num_inputs,
           "altup_active_idx: expected less than altup_num_inputs, got " +
@@ -120,7 +120,7 @@ void check_weights(const Gemma3nConfig& c, const std::vector<LayerConfig>& layer
   require_vector(w.norm, c.hidden_size, "norm");
   require(w.altup_projections.size() + 1 == c.altup_num_inputs &&
               w.altup_unembed_projections.size() + 1 == c.altup_num_inputs,
-          "altup_projections: expected one for each further stream");
+          "altup_projections: expected one for each further altup_input");
   for (std::size_t i = 0; i + 1 < c.altup_num_inputs; ++i) {
     require_matrix(w.altup_projections[i], c.hidden_size, c.hidden_size, "altup_projections");
     require_matrix(w.altup_unembed_projections[i], c.hidden_size, c.hidden_size,
@@ -135,7 +135,7 @@ void check_weights(const Gemma3nConfig& c, const std::vector<LayerConfig>& layer
   }
 }
 
-// Vectors get zeros up to the padded size; the router takes its norm's weight and 1 / hidden_size.
+// Pads vectors with zeros, and multiplies the router by its norm's weight and 1 / hidden_size.
 void pad_weights(const Gemma3nConfig& c, Gemma3nWeights& weights) {
   const std::size_t hidden = padded(c.hidden_size);
   const auto pad = [](Vector& vector, std::size_t size) { vector.resize(size, 0.0f); };
@@ -161,7 +161,7 @@ void pad_weights(const Gemma3nConfig& c, Gemma3nWeights& weights) {
   }
 }
 
-constexpr std::size_t kMostCacheBytes = std::size_t{1} << 48;  // what an address can name
+constexpr std::size_t kMaxCacheBytes = std::size_t{1} << 48;  // what an address can name
 
 std::size_t key_group_elements(const Gemma3nConfig& config) {
   return 2 * kTile * config.num_key_value_heads * padded(config.head_dim);
@@ -187,7 +187,7 @@ KvCache::KvCache(const Gemma3nConfig& config, std::span<const LayerConfig> layer
   for (std::size_t i = 0; i < 2; ++i) {
     Pool& pool = pools_[i];
     pool.block_elements = num_layers[i] * layer_elements();
-    require(pool.num_blocks <= kMostCacheBytes / (pool.block_elements * element_bytes() + 1),
+    require(pool.num_blocks <= kMaxCacheBytes / (pool.block_elements * element_bytes() + 1),
             std::string(i == 0 ? "num_full_blocks" : "num_sliding_blocks") +
                 ": expected fewer, got " + std::to_string(pool.num_blocks));
     pool.data =
@@ -210,23 +210,24 @@ bool KvCache::fits(const Gemma3nConfig& config, std::span<const LayerConfig> lay
 }
 
 Gemma3n::Gemma3n(const Gemma3nConfig& config, std::vector<LayerConfig> layers,
-                 Gemma3nWeights weights, std::size_t max_rows, std::size_t max_model_len,
-                 Switches switches, std::shared_ptr<ThreadPool> pool, Variant variant)
+                 Gemma3nWeights weights, std::size_t max_num_batched_tokens,
+                 std::size_t max_model_len, Switches switches, std::shared_ptr<ThreadPool> pool,
+                 Variant variant)
     : config_(config),
       layers_(std::move(layers)),
       weights_(std::move(weights)),
-      max_rows_(max_rows),
+      max_num_batched_tokens_(max_num_batched_tokens),
       max_model_len_(max_model_len),
       switches_(switches),
       pool_(std::move(pool)),
       variant_(variant) {
-  require(max_rows > 0, "max_rows: expected at least 1, got 0");
+  require(max_num_batched_tokens > 0, "max_num_batched_tokens: expected at least 1, got 0");
   require(max_model_len > 0, "max_model_len: expected at least 1, got 0");
   check_weights(config_, layers_, weights_);
   pad_weights(config_, weights_);
-  workspace_ = std::make_unique<Workspace>(config_, layers_, weights_, max_rows_, max_model_len_,
-                                           static_cast<std::size_t>(pool_->num_threads()),
-                                           step_kernels(variant_));
+  workspace_ = std::make_unique<Workspace>(
+      config_, layers_, weights_, max_num_batched_tokens_, max_model_len_,
+      static_cast<std::size_t>(pool_->num_threads()), step_kernels(variant_));
 }
 
 Gemma3n::~Gemma3n() = default;
@@ -240,18 +241,19 @@ double Gemma3n::weight_bytes_per_token() const {
   add(weights_.per_layer_model_projection);
   for (const auto& matrix : weights_.altup_projections) add(matrix);
   for (const auto& matrix : weights_.altup_unembed_projections) add(matrix);
-  const double live = times_.num_sparse_neurons > 0
-                          ? static_cast<double>(times_.num_live_neurons) /
-                                static_cast<double>(times_.num_sparse_neurons)
-                          : 0.05;
-  double num_near = 0;  // neurons that could have been refined
+  const double active = times_.num_sparse_neurons > 0
+                            ? static_cast<double>(times_.num_active_neurons) /
+                                  static_cast<double>(times_.num_sparse_neurons)
+                            : 0.05;
+  double num_near = 0;  // neurons whose gates could have been computed again
   for (const LayerWeights& w : weights_.layers) {
     if (w.gate_rows == nullptr) continue;
-    num_near += static_cast<double>(times_.num_rows) * static_cast<double>(w.gate_rows->num_rows());
+    num_near +=
+        static_cast<double>(times_.num_tokens) * static_cast<double>(w.gate_rows->num_rows());
   }
   const double near = times_.num_refined_neurons > 0
                           ? static_cast<double>(times_.num_refined_neurons) / num_near
-                          : live;
+                          : active;
   for (const LayerWeights& w : weights_.layers) {
     for (const auto* matrix :
          {&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj, &w.laurel_left, &w.laurel_right, &w.gate_proj,
@@ -259,8 +261,8 @@ double Gemma3n::weight_bytes_per_token() const {
       add(*matrix);
     }
     if (w.up_rows != nullptr) {
-      bytes += live * static_cast<double>(w.up_rows->num_bytes() + w.down_columns->num_bytes());
-      if (w.gate_rows != nullptr && switches_.wide_activations) {
+      bytes += active * static_cast<double>(w.up_rows->num_bytes() + w.down_columns->num_bytes());
+      if (w.gate_rows != nullptr && switches_.int16_activations) {
         bytes += near * static_cast<double>(w.gate_rows->num_bytes());
       }
     }

@@ -1,5 +1,5 @@
-// A layer but for its feed-forward part: AltUp, heads, what surrounds attention, LAuReL, the
-// per-layer input.
+// A layer without its attention and its feed-forward: AltUp, the heads, LAuReL, the residuals and
+// the per-layer input.
 
 #include <algorithm>
 #include <cmath>
@@ -9,38 +9,41 @@
 
 namespace nestling {
 
-void Gemma3n::Step::choose_rounding(std::size_t layer) {
+void Gemma3n::Step::choose_quants(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  const bool may_be_wide = model_.switches_.wide_activations;
-  const Rounding plain = layer < kFineLayers ? Rounding::kFine : Rounding::kCoarse;
-  const Rounding first = may_be_wide && layer < kWideLayers ? Rounding::kWide : plain;
-  has_wide_dots_ = may_be_wide && layer < kFineLayers;
-  ws_.normed.rounding = first;
-  ws_.attended.rounding = first;
-  ws_.laurel_low.rounding = may_be_wide ? Rounding::kWide : plain;
-  // A gate that is not computed again near the cutoff decides alone which neurons live.
-  const bool decides = has_wide_dots_ && model_.layers_[layer].std_multiplier.has_value();
-  ws_.ffn_in.rounding = decides ? Rounding::kWide : first;
-  if (refines(w)) ws_.ffn_in.rounding = Rounding::kCoarse;
+  const bool may_be_int16 = model_.switches_.int16_activations;
+  const ActivationQuant plain =
+      layer < kFirstInt8Pow2Layer ? ActivationQuant::kInt8 : ActivationQuant::kInt8Pow2;
+  const ActivationQuant first =
+      may_be_int16 && layer < kFirstInt8Layer ? ActivationQuant::kInt16 : plain;
+  has_int16_dots_ = may_be_int16 && layer < kFirstInt8Pow2Layer;
+  ws_.normed.quant = first;
+  ws_.attended.quant = first;
+  ws_.laurel_low.quant = may_be_int16 ? ActivationQuant::kInt16 : plain;
+  // A gate that is not computed again near the cutoff decides alone which neurons are active.
+  const bool decides = has_int16_dots_ && model_.layers_[layer].std_multiplier.has_value();
+  ws_.ffn_in.quant = decides ? ActivationQuant::kInt16 : first;
+  if (refines(w)) ws_.ffn_in.quant = ActivationQuant::kInt8Pow2;
   for (Activations* x : {&ws_.ffn_act, &ws_.gate_in, &ws_.gated}) {
-    x->rounding = plain;
+    x->quant = plain;
   }
 }
 
-// The router's opinion of a stream: tanh of its norm's dots, [altup_num_inputs].
-void Gemma3n::Step::weigh(const LayerWeights& w, const float* x, float* modalities) const {
-  const std::size_t n = num_streams_;
+// modalities [altup_num_inputs] = tanh of the router's products with the normed input. One number
+// more is overwritten.
+void Gemma3n::Step::altup_router(const LayerWeights& w, const float* x, float* modalities) const {
+  const std::size_t n = num_altup_inputs_;
   kernels_.dots(x, w.router.data(), n, hidden_, modalities);
   const float inverse = inverse_rms(modalities[n], c_.hidden_size);
   for (std::size_t i = 0; i < n; ++i) modalities[i] = std::tanh(modalities[i] * inverse);
 }
 
-// What AltUp's predictions take of each stream, [prediction][stream].
-void Gemma3n::Step::weigh_streams(const LayerWeights& w, std::size_t row) {
-  const std::size_t n = num_streams_;
-  float modalities[kMostStreams + 1];
-  weigh(w, stream(row, c_.altup_active_idx), modalities);
-  float* const coefs = prediction_coefs(row);
+// Computes how much each AltUp input contributes to each prediction, [prediction][input].
+void Gemma3n::Step::compute_prediction_coefs(const LayerWeights& w, std::size_t token) {
+  const std::size_t n = num_altup_inputs_;
+  float modalities[kMaxAltupInputs + 1];
+  altup_router(w, altup_input(token, c_.altup_active_idx), modalities);
+  float* const coefs = prediction_coefs(token);
   for (std::size_t k = 0; k < n * n; ++k) {
     const float* from = w.prediction_coefs.data() + k * n;
     coefs[k] = k / n == k % n ? 1.0f : 0.0f;
@@ -48,41 +51,42 @@ void Gemma3n::Step::weigh_streams(const LayerWeights& w, std::size_t row) {
   }
 }
 
-// AltUp's prediction of the active stream. The others' are made again when they are corrected,
-// which moves less memory than to keep them.
-void Gemma3n::Step::predict_active(std::size_t row) {
-  const float* inputs[kMostStreams];
-  for (std::size_t i = 0; i < num_streams_; ++i) inputs[i] = stream(row, i);
-  kernels_.combine(ws_.predicted.row(row), inputs,
-                   prediction_coefs(row) + c_.altup_active_idx * num_streams_, num_streams_,
-                   hidden_);
+// Predicts the active AltUp input. The predictions of the others are computed when they are
+// corrected, which moves less memory than to keep them.
+void Gemma3n::Step::predict_active(std::size_t token) {
+  const float* inputs[kMaxAltupInputs];
+  for (std::size_t i = 0; i < num_altup_inputs_; ++i) inputs[i] = altup_input(token, i);
+  kernels_.combine(ws_.predicted.token(token), inputs,
+                   prediction_coefs(token) + c_.altup_active_idx * num_altup_inputs_,
+                   num_altup_inputs_, hidden_);
 }
 
-// The inputs of the layer, after `before`, which is what the layer before leaves to be done.
+// Runs `before`, which is what the layer before left to be done, and then prepares the layer:
+// AltUp's prediction and the normed input of attention.
 template <class Before>
-void Gemma3n::Step::enter(std::size_t layer, const Before& before) {
+void Gemma3n::Step::altup_predict(std::size_t layer, const Before& before) {
   const PartTimer timer(times_.altup);
   const LayerWeights& w = w_.layers[layer];
-  choose_rounding(layer);
-  const bool to_bytes =
+  choose_quants(layer);
+  const bool to_int8 =
       any_quantized({w.q_proj.get(), w.k_proj.get(), w.v_proj.get(), w.laurel_left.get()});
   in_passes(
-      before, [&](std::size_t row) { weigh_streams(w, row); },
-      [&](std::size_t row) { predict_active(row); },
-      [&](std::size_t row) {
-        norm(ws_.normed.row(row), nullptr, ws_.predicted.row(row), w.input_layernorm);
+      before, [&](std::size_t token) { compute_prediction_coefs(w, token); },
+      [&](std::size_t token) { predict_active(token); },
+      [&](std::size_t token) {
+        norm(ws_.normed.token(token), nullptr, ws_.predicted.token(token), w.input_layernorm);
       },
-      [&](std::size_t row) {
-        if (to_bytes) quantize(ws_.normed, row);
+      [&](std::size_t token) {
+        if (to_int8) quantize(ws_.normed, token);
       });
 }
 
-void Gemma3n::Step::enter_first_layer() {
-  enter(0, [](std::size_t) {});
+void Gemma3n::Step::altup_predict_first() {
+  altup_predict(0, [](std::size_t) {});
 }
 
-// Queries; keys and values into the cache.
-void Gemma3n::Step::make_heads(std::size_t layer) {
+// Computes the queries, and writes keys and values into the cache.
+void Gemma3n::Step::project_qkv(std::size_t layer) {
   const PartTimer timer(times_.projections);
   const LayerWeights& w = w_.layers[layer];
   if (w.k_proj != nullptr && model_.layers_[layer].kv_source_layer == layer) {
@@ -92,10 +96,10 @@ void Gemma3n::Step::make_heads(std::size_t layer) {
   } else {
     products({{w.q_proj.get(), &ws_.normed, &ws_.q}});
   }
-  for_rows([&](std::size_t row, std::size_t thread) { heads_row(layer, row, thread); });
+  for_tokens([&](std::size_t token, std::size_t thread) { normalise_heads(layer, token, thread); });
 }
 
-void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row, std::size_t thread) {
+void Gemma3n::Step::normalise_heads(std::size_t layer, std::size_t token, std::size_t thread) {
   const LayerWeights& w = w_.layers[layer];
   const LayerConfig& config = model_.layers_[layer];
   const std::size_t size = c_.head_dim;
@@ -113,37 +117,37 @@ void Gemma3n::Step::heads_row(std::size_t layer, std::size_t row, std::size_t th
     }
   };
   const auto rotate = [&](float* head) {
-    kernels_.rotate(head, ws_.rope[type][0].row(row), ws_.rope[type][1].row(row), size / 2);
+    kernels_.rotate(head, ws_.rope[type][0].token(token), ws_.rope[type][1].token(token), size / 2);
   };
   for (std::size_t head = 0; head < c_.num_attention_heads; ++head) {
-    float* to = ws_.queries.row(row) + head * stride;
-    norm(ws_.q.row(row) + head * size, to, w.q_norm.data());
+    float* to = ws_.queries.token(token) + head * stride;
+    norm(ws_.q.token(token) + head * size, to, w.q_norm.data());
     rotate(to);
   }
   if (config.kv_source_layer != layer) return;
   float* const heads = ws_.thread_scratch[thread].data();
   for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
-    norm(ws_.k.row(row) + head * size, heads + head * stride, w.k_norm.data());
+    norm(ws_.k.token(token) + head * size, heads + head * stride, w.k_norm.data());
     rotate(heads + head * stride);
   }
-  store_keys(layer, row, thread, false);
+  store_kv(layer, token, thread, false);
   for (std::size_t head = 0; head < c_.num_key_value_heads; ++head) {
-    norm(ws_.v.row(row) + head * size, heads + head * stride, nullptr);
+    norm(ws_.v.token(token) + head * size, heads + head * stride, nullptr);
   }
-  store_keys(layer, row, thread, true);
+  store_kv(layer, token, thread, true);
 }
 
-// What the thread's scratch holds, [num_key_value_heads][padded head_dim] of one position, to its
-// place in its key group.
-void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, std::size_t thread,
-                               bool are_values) {
+// Copies what the thread's scratch holds, [num_key_value_heads][padded head_dim] of one position,
+// to its place in its key group.
+void Gemma3n::Step::store_kv(std::size_t layer, std::size_t token, std::size_t thread,
+                             bool are_values) {
   const bool is_sliding = model_.layers_[layer].is_sliding;
   const auto& table = is_sliding ? batch_.sliding_block_table : batch_.full_block_table;
   KvCache::Pool& pool = cache_.pools_[is_sliding ? 1 : 0];
-  const auto position = static_cast<std::size_t>(ws_.row_position[row]);
+  const auto position = static_cast<std::size_t>(ws_.token_position[token]);
   const std::size_t block_size = cache_.config_.block_size;
   const auto block = static_cast<std::size_t>(
-      table[ws_.row_sequence[row] * batch_.blocks_per_sequence + position / block_size]);
+      table[ws_.token_sequence[token] * batch_.blocks_per_sequence + position / block_size]);
   const std::size_t stride = padded(c_.head_dim);
   const std::size_t half = c_.num_key_value_heads * stride * kTile;
   const std::size_t at = block * pool.block_elements + cache_.layer_offset_[layer] +
@@ -161,12 +165,12 @@ void Gemma3n::Step::store_keys(std::size_t layer, std::size_t row, std::size_t t
   };
   const float* const heads = ws_.thread_scratch[thread].data();
   if (!cache_.config_.is_float16) return store(heads, pool.data.as<float>() + at);
-  std::uint16_t* const halves = ws_.thread_halves[thread].data();
+  std::uint16_t* const halves = ws_.thread_float16[thread].data();
   kernels_.to_float16(heads, c_.num_key_value_heads * stride, halves);
   store(halves, pool.data.as<std::uint16_t>() + at);
 }
 
-// Attention and LAuReL, back into the residual; the input of the feed-forward.
+// Computes attention and LAuReL, adds them, and prepares the input of the feed-forward.
 void Gemma3n::Step::attend(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
   const std::size_t head = padded(c_.head_dim);
@@ -177,134 +181,137 @@ void Gemma3n::Step::attend(std::size_t layer) {
   }
   const PartTimer timer(times_.projections);
   const bool is_quantized_out = is_quantized(w.o_proj->format());
-  for_rows([&](std::size_t row) {
+  for_tokens([&](std::size_t token) {
     if (is_padded) {
       for (std::size_t i = 0; i < c_.num_attention_heads; ++i) {
-        std::memcpy(ws_.attended.row(row) + i * c_.head_dim, ws_.attended_heads.row(row) + i * head,
-                    c_.head_dim * sizeof(float));
+        std::memcpy(ws_.attended.token(token) + i * c_.head_dim,
+                    ws_.attended_heads.token(token) + i * head, c_.head_dim * sizeof(float));
       }
     }
-    if (is_quantized_out) quantize(ws_.attended, row);
+    if (is_quantized_out) quantize(ws_.attended, token);
   });
   linear(*w.laurel_left, ws_.normed.from(0, is_alone()), 0, w.laurel_left->num_tiles(),
-         ws_.laurel_low.row(0), ws_.laurel_low.stride);
+         ws_.laurel_low.token(0), ws_.laurel_low.stride);
   if (is_quantized(w.laurel_right->format())) {
-    for_rows([&](std::size_t row) { quantize(ws_.laurel_low, row); });
+    for_tokens([&](std::size_t token) { quantize(ws_.laurel_low, token); });
   }
   products({{w.o_proj.get(), &ws_.attended, &ws_.attention_out},
             {w.laurel_right.get(), &ws_.laurel_low, &ws_.laurel_out}});
-  mix(layer);
+  add_residuals(layer);
 }
 
-// Attention and LAuReL into the residual; the input of the feed-forward.
-void Gemma3n::Step::mix(std::size_t layer) {
+// Adds attention and LAuReL to the residual, and prepares the input of the feed-forward.
+void Gemma3n::Step::add_residuals(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
-  const bool to_bytes = any_quantized({w.gate_proj.get(), w.up_proj.get()});
+  const bool to_int8 = any_quantized({w.gate_proj.get(), w.up_proj.get()});
   const bool has_dots = w.up_rows != nullptr && (refines(w) || is_quantized(w.up_rows->format()));
   in_passes(
-      [&](std::size_t row) {
-        norm(ws_.hidden.row(row), ws_.predicted.row(row), ws_.attention_out.row(row),
+      [&](std::size_t token) {
+        norm(ws_.hidden.token(token), ws_.predicted.token(token), ws_.attention_out.token(token),
              w.post_attention_layernorm);
       },
-      [&](std::size_t row) {
-        norm(ws_.hidden.row(row), ws_.hidden.row(row), ws_.laurel_out.row(row), w.post_laurel_norm);
+      [&](std::size_t token) {
+        norm(ws_.hidden.token(token), ws_.hidden.token(token), ws_.laurel_out.token(token),
+             w.post_laurel_norm);
       },
-      [&](std::size_t row) {
-        const float* inputs[] = {ws_.hidden.row(row), ws_.normed.row(row)};
+      [&](std::size_t token) {
+        const float* inputs[] = {ws_.hidden.token(token), ws_.normed.token(token)};
         const float half_root = std::sqrt(0.5f);
         const float coefs[] = {half_root, half_root};
-        kernels_.combine(ws_.hidden.row(row), inputs, coefs, 2, hidden_);
+        kernels_.combine(ws_.hidden.token(token), inputs, coefs, 2, hidden_);
       },
-      [&](std::size_t row) {
-        norm(ws_.ffn_in.row(row), nullptr, ws_.hidden.row(row), w.pre_feedforward_layernorm);
+      [&](std::size_t token) {
+        norm(ws_.ffn_in.token(token), nullptr, ws_.hidden.token(token),
+             w.pre_feedforward_layernorm);
       },
-      [&](std::size_t row) {
-        if (to_bytes) quantize(ws_.ffn_in, row);
-        if (has_dots) quantize_dot(row);
+      [&](std::size_t token) {
+        if (to_int8) quantize(ws_.ffn_in, token);
+        if (has_dots) quantize_dot(token);
       });
 }
 
-// The input of the feed-forward as dots with neurons' rows take it.
-void Gemma3n::Step::quantize_dot(std::size_t row) {
+// Arranges the input of the feed-forward for dots with weight rows.
+void Gemma3n::Step::quantize_dot(std::size_t token) {
   const std::size_t groups = ws_.dot_padded / kGroup;
-  kernels_.quantize_dot(ws_.ffn_in.row(row), ws_.ffn_in.width, ws_.dot_padded,
-                        ws_.dot_bytes.data() + row * ws_.dot_padded,
-                        has_wide_dots_ ? ws_.dot_low_bytes.data() + row * ws_.dot_padded : nullptr,
-                        ws_.dot_scales.data() + row * groups, ws_.dot_sums.data() + row * groups);
+  kernels_.quantize_dot(
+      ws_.ffn_in.token(token), ws_.ffn_in.width, ws_.dot_padded,
+      ws_.dot_values.data() + token * ws_.dot_padded,
+      has_int16_dots_ ? ws_.dot_low_values.data() + token * ws_.dot_padded : nullptr,
+      ws_.dot_scales.data() + token * groups, ws_.dot_sums.data() + token * groups);
 }
 
-// AltUp's correction and the per-layer input; then the next layer's inputs.
-void Gemma3n::Step::finish(std::size_t layer) {
-  const LayerWeights& w = w_.layers[layer];
-  correct(w);
-  {
-    const PartTimer timer(times_.per_layer_inputs);
-    products({{w.per_layer_input_gate.get(), &ws_.gate_in, &ws_.gate_out}});
-    const std::size_t stride = padded(c_.hidden_size_per_layer_input);
-    const bool to_bytes = is_quantized(w.per_layer_projection->format());
-    in_passes(
-        [&](std::size_t row) {
-          float* gated = ws_.gated.row(row);
-          std::memcpy(gated, ws_.gate_out.row(row), stride * sizeof(float));
-          kernels_.gelu_times(gated, ws_.per_layer.row(row) + layer * stride, stride);
-        },
-        [&](std::size_t row) {
-          if (to_bytes) quantize(ws_.gated, row);
-        });
-    products({{w.per_layer_projection.get(), &ws_.gated, &ws_.update}});
-  }
-  const auto add_update = [&](std::size_t row) {
-    const float* update = ws_.update.row(row);
-    const float inverse = inverse_rms(kernels_.sum_squares(update, hidden_), c_.hidden_size);
-    for (std::size_t i = 1; i < num_streams_; ++i) {
-      float* to = stream(row, i);
-      kernels_.add_normed(to, to, update, inverse, w.post_per_layer_input_norm.data(), hidden_);
-    }
-  };
-  if (layer + 1 < w_.layers.size()) {
-    enter(layer + 1, add_update);
-  } else {
-    for_rows(add_update);
-  }
-}
-
-// The feed-forward into the residual, that into all streams; the input of the per-layer gate.
-void Gemma3n::Step::correct(const LayerWeights& w) {
+// Adds the feed-forward to the residual, corrects all AltUp inputs by it, and prepares the input of
+// the per-layer gate.
+void Gemma3n::Step::altup_correct(const LayerWeights& w) {
   const PartTimer timer(times_.altup);
   const std::size_t active = c_.altup_active_idx;
-  const bool to_bytes = is_quantized(w.per_layer_input_gate->format());
+  const bool to_int8 = is_quantized(w.per_layer_input_gate->format());
   in_passes(
-      [&](std::size_t row) {
-        norm(ws_.hidden.row(row), ws_.hidden.row(row), ws_.ffn_out.row(row),
+      [&](std::size_t token) {
+        norm(ws_.hidden.token(token), ws_.hidden.token(token), ws_.ffn_out.token(token),
              w.post_feedforward_layernorm);
       },
-      [&](std::size_t row) { correct_row(w, row); },
-      [&](std::size_t row) {
-        kernels_.add_normed(ws_.gate_in.row(row), nullptr, stream(row, active), 1.0f,
+      [&](std::size_t token) { correct_token(w, token); },
+      [&](std::size_t token) {
+        kernels_.add_normed(ws_.gate_in.token(token), nullptr, altup_input(token, active), 1.0f,
                             w.correct_output_scale.data(), hidden_);
       },
-      [&](std::size_t row) {
-        if (to_bytes) quantize(ws_.gate_in, row);
+      [&](std::size_t token) {
+        if (to_int8) quantize(ws_.gate_in, token);
       });
 }
 
-void Gemma3n::Step::correct_row(const LayerWeights& w, std::size_t row) {
-  const std::size_t n = num_streams_;
-  const float* activated = ws_.hidden.row(row);
-  float modalities[kMostStreams + 1];
-  weigh(w, activated, modalities);
-  float gains[kMostStreams];
+void Gemma3n::Step::correct_token(const LayerWeights& w, std::size_t token) {
+  const std::size_t n = num_altup_inputs_;
+  const float* activated = ws_.hidden.token(token);
+  float modalities[kMaxAltupInputs + 1];
+  altup_router(w, activated, modalities);
+  float gains[kMaxAltupInputs];
   for (std::size_t o = 0; o < n; ++o) {
     gains[o] = 1.0f;
     for (std::size_t i = 0; i < n; ++i) gains[o] += w.correction_coefs[o * n + i] * modalities[i];
   }
-  kernels_.correct({.streams = stream(row, 0),
-                    .num_streams = n,
-                    .active = c_.altup_active_idx,
-                    .prediction_coefs = prediction_coefs(row),
-                    .activated = activated,
-                    .gains = gains,
-                    .size = hidden_});
+  kernels_.altup_correct({.altup_inputs = altup_input(token, 0),
+                          .num_altup_inputs = n,
+                          .active_idx = c_.altup_active_idx,
+                          .prediction_coefs = prediction_coefs(token),
+                          .activated = activated,
+                          .gains = gains,
+                          .size = hidden_});
+}
+
+// Adds the per-layer inputs to all AltUp inputs but the first, and then prepares the next layer.
+void Gemma3n::Step::add_per_layer_inputs(std::size_t layer) {
+  const LayerWeights& w = w_.layers[layer];
+  {
+    const PartTimer timer(times_.per_layer_inputs);
+    products({{w.per_layer_input_gate.get(), &ws_.gate_in, &ws_.gate_out}});
+    const std::size_t stride = padded(c_.hidden_size_per_layer_input);
+    const bool to_int8 = is_quantized(w.per_layer_projection->format());
+    in_passes(
+        [&](std::size_t token) {
+          float* gated = ws_.gated.token(token);
+          std::memcpy(gated, ws_.gate_out.token(token), stride * sizeof(float));
+          kernels_.gelu_times(gated, ws_.per_layer.token(token) + layer * stride, stride);
+        },
+        [&](std::size_t token) {
+          if (to_int8) quantize(ws_.gated, token);
+        });
+    products({{w.per_layer_projection.get(), &ws_.gated, &ws_.update}});
+  }
+  const auto add_update = [&](std::size_t token) {
+    const float* update = ws_.update.token(token);
+    const float inverse = inverse_rms(kernels_.sum_squares(update, hidden_), c_.hidden_size);
+    for (std::size_t i = 1; i < num_altup_inputs_; ++i) {
+      float* to = altup_input(token, i);
+      kernels_.add_normed(to, to, update, inverse, w.post_per_layer_input_norm.data(), hidden_);
+    }
+  };
+  if (layer + 1 < w_.layers.size()) {
+    altup_predict(layer + 1, add_update);
+  } else {
+    for_tokens(add_update);
+  }
 }
 
 }  // namespace nestling

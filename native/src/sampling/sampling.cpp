@@ -39,7 +39,8 @@ struct Field {
 };
 
 // Throws if a logit is NaN or +inf, or none is finite.
-Field checked_field(std::span<const float> logits, const KernelTable& passes, Scratch& scratch) {
+Field checked_field(std::span<const float> logits, const SamplingKernels& passes,
+                    Scratch& scratch) {
   if (logits.empty()) throw std::invalid_argument("logits: expected at least one, got none");
   const std::size_t num_blocks = (logits.size() + kBlock - 1) / kBlock;
   grow(scratch.maxima, num_blocks);
@@ -83,7 +84,8 @@ void check_settings(const SamplingSettings& settings, double uniform) {
 }
 
 // Where the k best end; k >= 1. -inf is never among them.
-Cut cut_of_top_k(const Field& field, std::size_t k, const KernelTable& passes, Scratch& scratch) {
+Cut cut_of_top_k(const Field& field, std::size_t k, const SamplingKernels& passes,
+                 Scratch& scratch) {
   Selection selection(field.logits, nullptr, key_of(-kInfinity) + 1, key_of(field.max_logit),
                       passes, scratch.selection);
   if (k <= field.maxima.size() / 4) return selection.find_few(k, field.maxima);
@@ -108,8 +110,8 @@ void for_kept_blocks(const Field& field, const Cut& cut, const Visit& visit) {
 }
 
 // Ids of what a cut leaves, ascending, in the scratch, as are their logits.
-std::span<const std::uint32_t> gather(const Field& field, const Cut& cut, const KernelTable& passes,
-                                      Scratch& scratch) {
+std::span<const std::uint32_t> gather(const Field& field, const Cut& cut,
+                                      const SamplingKernels& passes, Scratch& scratch) {
   grow(scratch.kept_ids, field.logits.size());
   grow(scratch.kept_logits, field.logits.size());
   std::uint32_t* const ids = scratch.kept_ids.data();
@@ -177,7 +179,7 @@ std::int32_t first_best(const Field& field) {
 
 // Weighs what a cut leaves, in the scratch; the sum.
 double weigh(const Field& field, const Cut& cut, const Weighing& weighing,
-             const KernelTable& passes, Scratch& scratch) {
+             const SamplingKernels& passes, Scratch& scratch) {
   const std::span<const float> logits = field.logits;
   grow(scratch.weights, logits.size());
   float* const weights = scratch.weights.data();
@@ -193,7 +195,7 @@ double weigh(const Field& field, const Cut& cut, const Weighing& weighing,
 
 // Draws among what a cut leaves, after the temperature; its index.
 std::size_t draw_filtered(const Field& field, Cut cut, const SamplingSettings& settings,
-                          double uniform, const KernelTable& passes, Scratch& scratch) {
+                          double uniform, const SamplingKernels& passes, Scratch& scratch) {
   const Weighing weighing = weighing_at(settings.temperature, field.max_logit);
   cut.mass = weigh(field, cut, weighing, passes, scratch);
   float* const weights = scratch.weights.data();
@@ -224,7 +226,7 @@ std::size_t draw_filtered(const Field& field, Cut cut, const SamplingSettings& s
 std::int32_t sample(std::span<const float> logits, const SamplingSettings& settings,
                     double uniform) {
   check_settings(settings, uniform);
-  const KernelTable& passes = kernels(best_variant());
+  const SamplingKernels& passes = sampling_kernels(best_variant());
   Scratch& scratch = scratch_of_thread();
   const Field field = checked_field(logits, passes, scratch);
   if (settings.temperature == 0.0) return first_best(field);
@@ -246,7 +248,7 @@ TopLogprobs top_logprobs(std::span<const float> logits, std::int64_t count) {
   if (count < 0) {
     throw std::invalid_argument("count: expected >= 0, got " + std::to_string(count));
   }
-  const KernelTable& passes = kernels(best_variant());
+  const SamplingKernels& passes = sampling_kernels(best_variant());
   Scratch& scratch = scratch_of_thread();
   const Field field = checked_field(logits, passes, scratch);
   const double mass = weigh(field, Cut{}, weighing_at(1.0, field.max_logit), passes, scratch);

@@ -189,7 +189,7 @@ Split split_of(const float* logits, const float* weights, std::size_t count, flo
 
 }  // namespace
 
-constinit const KernelTable kAvx2Kernels{
+constinit const SamplingKernels kAvx2Sampling{
     block_maxima, summed_weights_of, buckets_of, masked_sum_kept, split_of, compressed_ids_between};
 
 }  // namespace nestling
@@ -198,7 +198,7 @@ constinit const KernelTable kAvx2Kernels{
 
 namespace nestling {
 
-constinit const KernelTable kAvx2Kernels{};
+constinit const SamplingKernels kAvx2Sampling{};
 
 }  // namespace nestling
 

@@ -151,7 +151,7 @@ Split split_of(const float* logits, const float* weights, std::size_t count, flo
 
 }  // namespace
 
-constinit const KernelTable kAvx512Kernels{
+constinit const SamplingKernels kAvx512Sampling{
     block_maxima, summed_weights_of, buckets_of, masked_sum_kept, split_of, compressed_ids_between};
 
 }  // namespace nestling
@@ -160,7 +160,7 @@ constinit const KernelTable kAvx512Kernels{
 
 namespace nestling {
 
-constinit const KernelTable kAvx512Kernels{};
+constinit const SamplingKernels kAvx512Sampling{};
 
 }  // namespace nestling
 

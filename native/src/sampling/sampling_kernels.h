@@ -25,7 +25,7 @@ struct Split {
   std::size_t num_inside;
 };
 
-struct KernelTable {
+struct SamplingKernels {
   // maxima[i] is the largest of logits[i * kBlock, ...), never -0; whether none is NaN.
   bool (*block_maxima)(const float* logits, std::size_t count, float* maxima);
   // Their sum.
@@ -48,10 +48,11 @@ struct KernelTable {
                              float highest, std::uint32_t* ids, float* values);
 };
 
-extern const KernelTable kPortableKernels;
-extern const KernelTable kAvx2Kernels;    // all null unless built for x86-64
-extern const KernelTable kAvx512Kernels;  // all null unless built for x86-64
+extern const SamplingKernels kPortableSampling;
+extern const SamplingKernels kAvx2Sampling;    // all null unless built for x86-64
+extern const SamplingKernels kAvx512Sampling;  // all null unless built for x86-64
 
-const KernelTable& kernels(Variant variant);  // throws std::invalid_argument if not supported
+const SamplingKernels& sampling_kernels(
+    Variant variant);  // throws std::invalid_argument if not supported
 
 }  // namespace nestling

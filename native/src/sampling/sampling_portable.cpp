@@ -4,7 +4,7 @@
 
 namespace nestling {
 
-constinit const KernelTable kPortableKernels{block_maxima, weights_of, buckets_of,
-                                             sum_kept,     split,      ids_between};
+constinit const SamplingKernels kPortableSampling{block_maxima, weights_of, buckets_of,
+                                                  sum_kept,     split,      ids_between};
 
 }  // namespace nestling

@@ -43,7 +43,7 @@ std::int32_t key_of_order(std::uint32_t order) {
 }  // namespace
 
 Selection::Selection(std::span<const float> logits, const float* weights, std::int32_t lowest,
-                     std::int32_t highest, const KernelTable& passes, Scratch& scratch)
+                     std::int32_t highest, const SamplingKernels& passes, Scratch& scratch)
     : logits_(logits),
       weights_(weights),
       passes_(passes),

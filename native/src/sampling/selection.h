@@ -73,7 +73,7 @@ class Selection {
   // A token's mass is weights[i], or 1 if weights is null. Tokens of keys below `lowest` must have
   // no mass, or be worse than what can be selected.
   Selection(std::span<const float> logits, const float* weights, std::int32_t lowest,
-            std::int32_t highest, const KernelTable& passes, Scratch& scratch);
+            std::int32_t highest, const SamplingKernels& passes, Scratch& scratch);
 
   // `total` is the mass of all tokens.
   Cut find(double target, double total);
@@ -108,7 +108,7 @@ class Selection {
 
   const std::span<const float> logits_;
   const float* const weights_;
-  const KernelTable& passes_;
+  const SamplingKernels& passes_;
   Scratch& scratch_;
   const Range all_;                   // keys that can be selected
   Range open_;                        // those that no sample has ruled out

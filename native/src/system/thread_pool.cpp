@@ -76,7 +76,8 @@ void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body
   error_ = nullptr;
   next_.store(0, std::memory_order_relaxed);
   // Opening, closing, entering and sleeping are sequentially consistent: a thread that enters sees
-  // the loop closed, or its caller sees the thread inside; likewise for one that falls asleep.
+  // the loop closed, or its caller sees the thread inside. The same holds for one that falls
+  // asleep.
   open_loop_.store(++num_loops_);
   if (num_sleeping_.load() > 0) {
     {

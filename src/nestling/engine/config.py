@@ -18,7 +18,7 @@ SWITCHES: tuple[str, ...] = (
     "gathered_embeddings",
     "fused_passes",
     "wanted_logits_only",
-    "wide_activations",
+    "int16_activations",
 )
 """Names of the engine's optimisations that can be switched off one by one."""
 

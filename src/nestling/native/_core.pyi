@@ -11,7 +11,7 @@ _Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[
 _Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
 
 LAYOUT_VERSION: int
-FINE_LAYERS: int
+FIRST_INT8_POW2_LAYER: int
 
 MAX_THREADS: int
 
@@ -149,12 +149,12 @@ class Gemma3n:
         layers: list[Any],
         weights: dict[str, Any],
         *,
-        max_rows: int,
+        max_num_batched_tokens: int,
         max_model_len: int,
         prefill_skip: bool,
         fused_passes: bool,
         wanted_logits_only: bool,
-        wide_activations: bool,
+        int16_activations: bool,
         pool: ThreadPool,
         variant: str,
     ) -> None: ...

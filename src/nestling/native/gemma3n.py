@@ -10,10 +10,10 @@ from nestling.native import _core
 from nestling.native.threads import ThreadPool
 
 Int32 = NDArray[np.int32]
-FINE_LAYERS: int = _core.FINE_LAYERS
-"""The first layers: none of their activations is coarse but gates' (ADR 0007)."""
+FIRST_INT8_POW2_LAYER: int = _core.FIRST_INT8_POW2_LAYER
+"""From this layer on, all activations are int8 with scales that are powers of two (ADR 0007)."""
 OnLayer = Callable[[int, NDArray[np.float32]], None]
-"""Called after each layer with its index and the streams [num_rows, altup_num_inputs, hidden]."""
+"""Called after each layer with its index and the AltUp inputs [num_tokens, num_inputs, hidden]."""
 
 
 class LayerShape(TypedDict):
@@ -39,24 +39,24 @@ class Gemma3n:
         weights: Mapping[str, Any],
         pool: ThreadPool,
         *,
-        max_rows: int,
+        max_num_batched_tokens: int,
         max_model_len: int,
         prefill_skip: bool = True,
         fused_passes: bool = True,
         wanted_logits_only: bool = True,
-        wide_activations: bool = True,
+        int16_activations: bool = True,
         variant: str = "best",
     ) -> None:
         self.core = _core.Gemma3n(
             dict(config),
             list(layers),
             dict(weights),
-            max_rows=max_rows,
+            max_num_batched_tokens=max_num_batched_tokens,
             max_model_len=max_model_len,
             prefill_skip=prefill_skip,
             fused_passes=fused_passes,
             wanted_logits_only=wanted_logits_only,
-            wide_activations=wide_activations,
+            int16_activations=int16_activations,
             pool=pool,
             variant=variant,
         )

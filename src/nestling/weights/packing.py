@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.names import required_tensors
 from nestling.model.tensors import TensorSource
-from nestling.native.gemma3n import FINE_LAYERS, LayerShape
+from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER, LayerShape
 from nestling.native.threads import ThreadPool
 from nestling.native.weights import ColumnMatrix, Matrix, RowMatrix
 from nestling.weights.mapped_file import release
@@ -183,7 +183,7 @@ def _sparse_names(config: Gemma3nTextConfig) -> Iterator[str]:
 
 def _gate_names(config: Gemma3nTextConfig) -> Iterator[tuple[str, str]]:
     """The gates that are packed twice, and the names of the second."""
-    for i in range(min(FINE_LAYERS, config.num_hidden_layers)):
+    for i in range(min(FIRST_INT8_POW2_LAYER, config.num_hidden_layers)):
         if config.activation_std_multiplier(i) is not None:
             yield f"layers.{i}.{_GATE}", f"layers.{i}.{_GATE_ROWS}"
 

@@ -70,12 +70,12 @@ class NativeRunner:
             core_layers(model),
             weights,
             pool,
-            max_rows=shape.max_rows,
+            max_num_batched_tokens=shape.max_rows,
             max_model_len=shape.max_model_len,
             prefill_skip="prefill_skip" not in config.switches_off,
             fused_passes="fused_passes" not in config.switches_off,
             wanted_logits_only="wanted_logits_only" not in config.switches_off,
-            wide_activations="wide_activations" not in config.switches_off,
+            int16_activations="int16_activations" not in config.switches_off,
         )
         self._tables = [weights[name][1] for name in EMBEDDING_TABLES]
         self._num_gathered = 0
