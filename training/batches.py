@@ -56,7 +56,7 @@ def _padded(values: list[int], size: int, fill: int) -> list[int]:
 
 
 def build(tok: ChatTokenizer, seed: int, step: int, rank: int = 0, workers: int = 1) -> Batch:
-    """A worker's rows of a step; a function of the arguments alone."""
+    """Return one worker's rows of a step, from the arguments alone."""
     rng = random.Random(f"{seed}/{step}")
     rows = [_Row([], [], [], [], []) for _ in range(NUM_ROWS)]
     misses, segment = 0, 0

@@ -17,7 +17,7 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "ChatTokenizer":
-        """Reads `tokenizer.json` from a folder."""
+        """Return the tokenizer of a folder with `tokenizer.json`."""
         tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tok.encode_special_tokens = True
         return cls(tok)
@@ -35,7 +35,7 @@ class ChatTokenizer:
         return tuple(self.tok.encode(text, add_special_tokens=False).ids)
 
     def encode(self, messages: Messages) -> tuple[list[int], list[bool]]:
-        """Ids of the conversation and, for each, whether the model is to produce it."""
+        """Return the ids of the conversation and, for each, whether the model is to produce it."""
         ids, trained, prefix = [self.bos], [False], ""
         for message in messages:
             text = message["content"]
@@ -52,9 +52,9 @@ class ChatTokenizer:
         return ids, trained
 
     def prompt(self, messages: Messages) -> list[int]:
-        """Ids up to where the model's answer begins."""
+        """Return the ids up to where the model's answer begins."""
         return [*self.encode(messages)[0], self.start, *self.text("model\n")]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of generated ids."""
+        """Return the text of generated ids."""
         return str(self.tok.decode(ids, skip_special_tokens=True))

@@ -36,7 +36,7 @@ def _json(reply: str, check: Check) -> bool:
 
 
 def count_sentences(text: str) -> int:
-    """Number of sentence ends."""
+    """Return the number of sentence ends."""
     return len(re.findall(r"[.!?]+(?=\s|$|[\"'”])", text.strip()))
 
 
@@ -83,5 +83,5 @@ CHECKS: dict[str, Callable[[str, Check], bool]] = {
 
 
 def passes(reply: str, check: Check, has_ended: bool = True) -> bool:
-    """Whether the reply (ended by its own end of turn) satisfies the check."""
+    """Return whether the reply (ended by its own end of turn) satisfies the check."""
     return has_ended and CHECKS[check["kind"]](reply.strip(), check)

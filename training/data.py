@@ -65,7 +65,7 @@ class Conversation:
     turns: list[Turn]
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation up to the last question, as chat messages."""
+        """Return the conversation up to the last question, as chat messages."""
         out = [{"role": "system", "content": self.system}] if self.system else []
         for i, turn in enumerate(self.turns):
             out.append({"role": "user", "content": turn.user})
@@ -76,7 +76,7 @@ class Conversation:
 
 
 def _free(rng: random.Random, make: Maker, held: bool = False) -> Turn:
-    """A turn of `make` from the wished side of the held-out split."""
+    """Return a turn of `make` from the wished side of the held-out split."""
     while True:
         turn = make(rng)
         if is_held(turn.skill, turn.key) == held:
@@ -88,7 +88,7 @@ def _draw(rng: random.Random, table: list[tuple[Maker, float]]) -> Maker:
 
 
 def _with_memory(rng: random.Random, held: bool) -> Conversation:
-    """Facts, other turns in between, then the questions."""
+    """Return turns that tell facts, other turns, and then turns that ask for the facts."""
     chosen: list[memory.Fact] = [memory.pick_fact(rng)]
     if rng.random() < 0.45:
         chosen.append(rng.choice([f for f in memory.FACTS[:7] if f is not chosen[0]]))
@@ -113,7 +113,7 @@ def _with_memory(rng: random.Random, held: bool) -> Conversation:
 
 
 def _with_system(rng: random.Random, held: bool) -> Conversation:
-    """A system message and one to three turns under it."""
+    """Return a system message and one to three turns under it."""
     while True:
         s = system.pick(rng)
         if held and s.kind == "bland":
@@ -146,7 +146,7 @@ def _with_system(rng: random.Random, held: bool) -> Conversation:
 
 
 def conversation(rng: random.Random) -> Conversation:
-    """A training conversation."""
+    """Return a training conversation."""
     r = rng.random()
     if r < 0.20:
         talk = _with_memory(rng, False)
@@ -184,7 +184,7 @@ EVAL_MAKERS: dict[str, list[Maker]] = {
 
 
 def held_out(rng: random.Random, skill: str) -> Conversation:
-    """A conversation whose last turn, of `skill`, never occurs in training."""
+    """Return a conversation whose last turn, of `skill`, never occurs in training."""
     if skill == "recall":
         if rng.random() < 0.3:
             return Conversation(None, [_free(rng, memory.tell_and_ask, True)])

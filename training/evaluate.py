@@ -35,7 +35,7 @@ class Result:
 
 
 def transformers_backend(folder: Path) -> Backend:
-    """Batched greedy generation with transformers in float32."""
+    """Return a function that answers a batch greedily with transformers in float32."""
     import torch
     from transformers import Gemma3nForCausalLM
 
@@ -68,7 +68,7 @@ def transformers_backend(folder: Path) -> Backend:
 
 
 def nestling_backend(folder: Path) -> Backend:
-    """The project's own engine, a batch at a time."""
+    """Return a function that answers a batch with the project's own engine."""
     from nestling import LLM, SamplingParams
 
     llm = LLM(folder)
@@ -86,14 +86,14 @@ def nestling_backend(folder: Path) -> Backend:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The prompts of a JSONL file."""
+    """Return the prompts of a JSONL file."""
     return [
         json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
     ]
 
 
 def score(rows: list[Row], backend: Backend, file: str = "", size: int = 64) -> list[Result]:
-    """Every row with its reply and whether it passed; neighbours share a batch."""
+    """Return every row with its reply and whether it passed; neighbours share a batch."""
     results = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
@@ -104,13 +104,13 @@ def score(rows: list[Row], backend: Backend, file: str = "", size: int = 64) -> 
 
 
 def run(folder: Path, files: list[Path], backend: Backend | None = None) -> list[Result]:
-    """Scores every file that exists."""
+    """Score every file that exists."""
     generate = backend or transformers_backend(folder)
     return [r for f in files if f.exists() for r in score(read_rows(f), generate, f.stem)]
 
 
 def table(results: list[Result]) -> str:
-    """A Markdown table of scores per file and skill."""
+    """Return a Markdown table of scores per file and skill."""
     groups = _marks(results)
     lines = ["| set | skill | prompts | right |", "|---|---|---|---|"]
     for (file, skill), marks in sorted(groups.items(), key=lambda g: (g[0][0] != "skills", g[0])):
@@ -119,7 +119,7 @@ def table(results: list[Result]) -> str:
 
 
 def shortfalls(results: list[Result]) -> list[str]:
-    """What misses the promise of the model card, one line each; empty if it is kept."""
+    """Return what misses the promise of the model card, one line each; empty if it is kept."""
     missed = []
     for (file, skill), marks in _marks(results).items():
         least = LEAST.get((file, skill), LEAST_OF_A_SKILL if file == "skills" else 0.0)
@@ -138,7 +138,7 @@ def _marks(results: list[Result]) -> dict[tuple[str, str], list[bool]]:
 
 
 def main() -> None:
-    """Prints the table and, on request, what failed; ends with 1 if a promise is missed."""
+    """Print the table and, on request, what failed; end with 1 if a promise is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--model", type=Path, required=True)

@@ -24,7 +24,7 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 
 def export(folder: Path, out: Path) -> None:
-    """Turns the training state in `folder` into a model folder `out`."""
+    """Turn the training state in `folder` into a model folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     state = torch.load(folder / "state.pt", weights_only=True)
     vocab = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))[

@@ -10,7 +10,7 @@ SKILLS = [*EVAL_MAKERS, "recall", "system"]
 
 
 def rows(seed: int = 7, count: int = 60) -> list[str]:
-    """The lines of the file."""
+    """Return the lines of the file."""
     lines = []
     for skill in SKILLS:
         rng = random.Random(f"{seed}/{skill}")

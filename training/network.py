@@ -16,7 +16,7 @@ LAYER_TYPES = (["sliding_attention"] * 4 + ["full_attention"]) * 2
 
 
 def config(vocab_size: int = 2048) -> Gemma3nTextConfig:
-    """About 3.6 M parameters with all that Gemma 3n has."""
+    """Return a configuration of about 3.6 M parameters that has all of Gemma 3n's parts."""
     return Gemma3nTextConfig(
         vocab_size=vocab_size,
         vocab_size_per_layer_input=vocab_size,
@@ -43,7 +43,7 @@ def config(vocab_size: int = 2048) -> Gemma3nTextConfig:
 
 
 def fresh(seed: int, vocab_size: int = 2048) -> Gemma3nForCausalLM:
-    """A seeded random model with no feature dead (plain initialisation zeroes some)."""
+    """Return a seeded random model. Plain initialisation sets some parts to zero; none is here."""
     torch.manual_seed(seed)
     model: Gemma3nForCausalLM = Gemma3nForCausalLM(config(vocab_size))
     model.eval()
@@ -67,13 +67,13 @@ def fresh(seed: int, vocab_size: int = 2048) -> Gemma3nForCausalLM:
 
 
 def _same_magnitude(x: Tensor, like: Tensor) -> Tensor:
-    """`x` [.., H] rescaled to the root mean square of `like`."""
+    """Return `x` [.., H] rescaled to the root mean square of `like`."""
     target = torch.mean(like**2, dim=-1, keepdim=True) ** 0.5
     return x * target / torch.sqrt(torch.mean(x**2, dim=-1, keepdim=True).clamp(min=1e-5))
 
 
 def loss(model: Gemma3nForCausalLM, batch: Batch) -> Tensor:
-    """Cross-entropy summed over this worker's targets, divided by the number of all targets."""
+    """Return the cross-entropy of this worker's targets, divided by the number of all targets."""
     text, rows = model.model, torch.arange(batch.ids.shape[0])[:, None]
     x = text.embed_tokens(batch.ids)
     per_layer = text.project_per_layer_inputs(x, text.get_per_layer_inputs(batch.ids))

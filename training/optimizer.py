@@ -30,7 +30,7 @@ MATRICES = (
 
 
 def orthogonalised(g: Tensor) -> Tensor:
-    """A stack [N, rows, cols] with singular values pushed to about one."""
+    """Return a stack [N, rows, cols] with singular values pushed to about one."""
     x: Tensor = g / (g.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     flip = x.shape[1] > x.shape[2]
     x = x.mT if flip else x
@@ -41,7 +41,7 @@ def orthogonalised(g: Tensor) -> Tensor:
 
 
 def summed(tensors: list[Tensor]) -> None:
-    """Adds up the tensors over all workers, in place."""
+    """Add up the tensors over all workers, in place."""
     if not dist.is_initialized():
         return
     flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -77,7 +77,7 @@ class Optimizer:
         summed([p.grad for p in everything if p.grad is not None])
 
     def _updates(self) -> list[Tensor]:
-        """Orthogonalised momentum of every group; each worker computes every n-th matrix."""
+        """Return each group's orthogonalised momentum; each worker computes every n-th matrix."""
         updates = []
         for params, momentum in zip(self.groups, self.momentum, strict=True):
             grad = torch.stack([p.grad for p in params if p.grad is not None])
@@ -91,7 +91,7 @@ class Optimizer:
         return updates
 
     def step(self, scale: float) -> None:
-        """One update from the gradients of all workers; gradients are cleared."""
+        """Update the weights from the gradients of all workers, and clear the gradients."""
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.plain, 1.0)
         for group in self.adam.param_groups:
@@ -105,10 +105,10 @@ class Optimizer:
                 p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         return {"adam": self.adam.state_dict(), "momentum": self.momentum}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict`."""
+        """Continue from `state_dict`."""
         self.adam.load_state_dict(state["adam"])
         self.momentum = state["momentum"]

@@ -35,24 +35,24 @@ class Turn:
 
 
 def is_held(skill: str, key: str) -> bool:
-    """Whether this payload belongs to the held-out split (one in ten, by a stable hash)."""
+    """Return whether this payload belongs to the held-out split (one in ten, by a stable hash)."""
     plain = re.sub(r"[^\w]+", " ", key.lower()).strip()
     return zlib.crc32(f"{skill}|{plain}".encode()) % 10 == 0
 
 
 def hard(text: str) -> str:
-    """Payload that must reach the model unchanged."""
+    """Mark payload that must reach the model unchanged."""
     return f"{HARD}{text}{END}"
 
 
 def soft(text: str) -> str:
-    """Payload of a closed set: may be lower-cased, is rarely misspelt."""
+    """Mark payload of a closed set: it may be lower-cased, and is rarely misspelt."""
     return f"{SOFT}{text}{END}"
 
 
 @cache
 def _parse(text: str) -> tuple[Any, ...]:
-    """Parts of a grammar string: plain strings and tuples of alternatives."""
+    """Return the parts of a grammar string: plain strings and tuples of alternatives."""
     parts: list[str | tuple[str, ...]] = []
     options: list[str] = []
     pos = depth = start = 0
@@ -76,12 +76,12 @@ def _parse(text: str) -> tuple[Any, ...]:
 
 
 def expand(rng: random.Random, text: str) -> str:
-    """One random sentence of the grammar `text`, slots left in place."""
+    """Return one random sentence of the grammar `text`, with its slots left in place."""
     return "".join(p if isinstance(p, str) else expand(rng, rng.choice(p)) for p in _parse(text))
 
 
 def fill(rng: random.Random, text: str, slots: Mapping[str, str]) -> str:
-    """A random sentence of the grammar with its slots filled."""
+    """Return a random sentence of the grammar with its slots filled."""
     return _SLOT.sub(lambda m: slots[m.group(1)], expand(rng, text))
 
 
@@ -110,12 +110,12 @@ CLOSE_PAYLOAD = "[|||||||| please|, please| pls| for me|, thanks]"
 
 
 def ask(rng: random.Random, forms: str, **slots: str) -> str:
-    """A question: a random opening, one of the forms, augmented."""
+    """Return a question: a random opening and one of the forms, augmented."""
     return augment(rng, expand(rng, OPEN_ASK) + fill(rng, forms, slots))
 
 
 def do(rng: random.Random, forms: str, close: bool = True, **slots: str) -> str:
-    """A request: a random opening, one of the imperative forms, perhaps a closing, augmented.
+    """Return a request: a random opening, an imperative form, perhaps a closing, augmented.
 
     A form that starts with `~` is no imperative and gets the opening of a question.
     """
@@ -155,7 +155,7 @@ def _misspell(rng: random.Random, text: str) -> str:
 
 
 def augment(rng: random.Random, text: str) -> str:
-    """Writes `text` as a hurried person might: case, punctuation, typos; markers are removed."""
+    """Write `text` as a hurried person might: case, punctuation, typos. Markers are removed."""
     lower = rng.random() < 0.4
     if not lower and rng.random() < 0.92:
         text = text[:1].upper() + text[1:]
@@ -183,6 +183,6 @@ def augment(rng: random.Random, text: str) -> str:
 
 
 def quoted(rng: random.Random, text: str) -> str:
-    """Payload in one of the usual quotes."""
+    """Return the payload in one of the usual quotes."""
     marks = rng.choice(['""', '""', '""', "''", "''", "“”", "``"])
     return marks[0] + hard(text) + marks[1]

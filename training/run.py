@@ -14,7 +14,7 @@ ASSETS = HERE.parent / "src" / "nestling" / "assets" / "nano"
 
 
 def main() -> None:
-    """Runs every stage; stages already done are skipped or continued."""
+    """Run every stage; stages that are done are skipped or continued."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("build/nano"))
     parser.add_argument("--out", type=Path, default=ASSETS)

@@ -54,7 +54,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus(seed: int, count: int) -> list[str]:
-    """Generated conversations plus every list word, with and without a leading space."""
+    """Return generated conversations plus every list word, with and without a leading space."""
     rng = random.Random(seed)
     lines = []
     for _ in range(count):
@@ -69,7 +69,7 @@ def corpus(seed: int, count: int) -> list[str]:
 
 
 def alphabet() -> list[str]:
-    """Characters that are pieces of their own whatever the corpus says."""
+    """Return the characters that are always pieces of their own."""
     chars = (
         {chr(i) for i in range(33, 127)} | {chr(i) for i in range(0xA1, 0x180)} | set("“”‘’…–—€")
     )
@@ -82,7 +82,7 @@ def alphabet() -> list[str]:
 
 
 def learn_pieces(lines: list[str], size: int) -> list[str]:
-    """Normal pieces in order of creation: characters first, then merges."""
+    """Return normal pieces in order of creation: characters first, then merges."""
     tok = Tokenizer(models.BPE())
     tok.normalizer = normalizers.Replace(" ", SPACE)
     split = Regex(rf"{SPACE}?[^\W\d_]+|\d|{SPACE}+|[^\s\w]|_")
@@ -101,7 +101,7 @@ def learn_pieces(lines: list[str], size: int) -> list[str]:
 
 
 def all_merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Every split of every piece in two, best score first (as SentencePiece would merge)."""
+    """Return all splits of all pieces in two, best score first (as SentencePiece would merge)."""
     rank = {p: i for i, p in enumerate(pieces)}
     found = []
     for piece in pieces:
@@ -113,7 +113,7 @@ def all_merges(pieces: list[str]) -> list[tuple[str, str]]:
 
 
 def build(seed: int, size: int = 2048, count: int = 60000) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The contents of tokenizer.json and of spm.json."""
+    """Return the contents of tokenizer.json and of spm.json."""
     head = [*CONTROL, *NEWLINES, *BYTES]
     pieces = learn_pieces(corpus(seed, count), size - len(head))
     vocab = {p: i for i, p in enumerate([*head, *pieces])}
@@ -188,7 +188,7 @@ def build(seed: int, size: int = 2048, count: int = 60000) -> tuple[dict[str, An
 
 
 def tokenizer_config() -> dict[str, Any]:
-    """The contents of tokenizer_config.json."""
+    """Return the contents of tokenizer_config.json."""
     return {
         "tokenizer_class": "GemmaTokenizer",
         "bos_token": "<bos>",
@@ -213,7 +213,7 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def save(folder: Path, seed: int) -> None:
-    """Trains the tokenizer and writes its three files."""
+    """Train the tokenizer and write its three files."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, spm = build(seed)
     dump = {

@@ -32,7 +32,7 @@ class Settings:
 
 
 def schedule(progress: float, step: int) -> float:
-    """Share of the peak learning rate: short warm-up, flat, then linear to zero from 30 %."""
+    """Return the share of the peak rate: short warm-up, flat, then linear to zero from 30 %."""
     warm = min(1.0, (step + 1) / 100)
     return warm * min(1.0, max(0.0, (1.0 - progress) / 0.7))
 
@@ -68,7 +68,7 @@ def _log(folder: Path, done: Progress, fraction: float) -> None:
 
 
 def _agreed(fraction: float) -> float:
-    """The first worker's clock, so that all follow one schedule."""
+    """Return the first worker's clock, so that all follow one schedule."""
     value = torch.tensor(fraction, dtype=torch.float64)
     if dist.is_initialized():
         dist.broadcast(value, 0)
@@ -126,7 +126,7 @@ def _worker(rank: int, settings: Settings) -> None:
 
 
 def run(settings: Settings) -> None:
-    """Trains (or goes on training); the state lies in the folder."""
+    """Train, or go on training; the state lies in the folder."""
     (settings.folder / "workers").unlink(missing_ok=True)
     if settings.workers == 1:
         _worker(0, settings)

@@ -207,7 +207,7 @@ _ASK_LEAD = (
 
 
 def value_of(rng: random.Random, fact: Fact) -> str:
-    """A random value for a fact."""
+    """Return a random value for a fact."""
     if fact.name in ("name", "dog", "cat"):
         name = payload.name(rng)
         return name.lower() if rng.random() < 0.2 else name
@@ -249,12 +249,12 @@ def _shown(rng: random.Random, value: str) -> str:
 
 
 def pick_fact(rng: random.Random) -> Fact:
-    """A fact; the three the model is scored on come most often."""
+    """Return a fact. The three on which the model is scored come most often."""
     return rng.choice(FACTS[:3]) if rng.random() < 0.7 else rng.choice(FACTS)
 
 
 def tell(rng: random.Random, facts: list[tuple[Fact, str]]) -> Turn:
-    """The turn that states one or two facts."""
+    """Return the turn that states one or two facts."""
     parts = [fill(rng, f.told, {"v": _shown(rng, v)}) for f, v in facts]
     text = (
         expand(rng, _LEAD)
@@ -296,14 +296,14 @@ def _other_words(rng: random.Random, turn: Turn) -> str:
 
 
 def recall(rng: random.Random, fact: Fact, value: str) -> Turn:
-    """The turn that asks for a fact told before."""
+    """Return the turn that asks for a fact told before."""
     user = augment(rng, expand(rng, _ASK_LEAD) + expand(rng, fact.asked))
     check = {"kind": "contains_all", "values": [value]}
     return Turn("recall", user, fact.answer.format(v=value), f"{fact.name} {value} {user}", check)
 
 
 def tell_and_ask(rng: random.Random) -> Turn:
-    """Fact and question in one message."""
+    """Return a turn with a fact and a question for it."""
     fact = pick_fact(rng)
     value = value_of(rng, fact)
     told = fill(rng, fact.told, {"v": _shown(rng, value)})
@@ -326,7 +326,7 @@ def tell_and_ask(rng: random.Random) -> Turn:
 
 
 def not_told(rng: random.Random) -> Turn:
-    """A question for a fact that was never told."""
+    """Return a question for a fact that was never told."""
     fact = rng.choice(FACTS[:3]) if rng.random() < 0.5 else rng.choice(FACTS)
     user = augment(rng, expand(rng, _ASK_LEAD) + expand(rng, fact.asked))
     return Turn("unknown", user, UNKNOWN, user)

@@ -17,7 +17,7 @@ likes sees wants eats red big small old new good three two that this every
 
 
 def pseudo(rng: random.Random) -> str:
-    """A word that does not exist, of one to three syllables."""
+    """Return a word that does not exist, of one to three syllables."""
     count = rng.choice([1, 2, 2, 2, 3])
     return "".join(
         rng.choice(_ONSET) + rng.choice(_VOWEL) + rng.choice(_CODA) for _ in range(count)
@@ -25,12 +25,12 @@ def pseudo(rng: random.Random) -> str:
 
 
 def letters(rng: random.Random) -> str:
-    """A string of random letters."""
+    """Return a string of random letters."""
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 7)))
 
 
 def word(rng: random.Random) -> str:
-    """A lower-case word, mostly real."""
+    """Return a lower-case word, mostly a real one."""
     r = rng.random()
     if r < 0.72:
         return rng.choice(ALL_WORDS)
@@ -38,18 +38,18 @@ def word(rng: random.Random) -> str:
 
 
 def cased(rng: random.Random, text: str) -> str:
-    """The text in lower case, capitalised or upper case."""
+    """Return the text in lower case, capitalised or upper case."""
     r = rng.random()
     return text if r < 0.65 else text.capitalize() if r < 0.88 else text.upper()
 
 
 def name(rng: random.Random) -> str:
-    """A first name, sometimes invented."""
+    """Return a first name, sometimes an invented one."""
     return rng.choice(NAMES) if rng.random() < 0.65 else pseudo(rng).capitalize()
 
 
 def sentence(rng: random.Random, count: int) -> str:
-    """`count` words that look roughly like a sentence, without end mark."""
+    """Return `count` words that look roughly like a sentence, without end mark."""
     words = [rng.choice(COMMON) if rng.random() < 0.4 else word(rng) for _ in range(count)]
     if rng.random() < 0.15:
         words[rng.randrange(count)] = str(rng.randint(0, 9999))
@@ -62,7 +62,7 @@ def sentence(rng: random.Random, count: int) -> str:
 
 
 def phrase(rng: random.Random) -> str:
-    """Something to copy: one to eight words in some case, maybe with an end mark."""
+    """Return a phrase to copy: one to eight words in some case, maybe with an end mark."""
     count = rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8])
     text = sentence(rng, count)
     r = rng.random()
@@ -79,7 +79,7 @@ def phrase(rng: random.Random) -> str:
 
 
 def code(rng: random.Random) -> str:
-    """A short code such as PONG, A17 or blue-42."""
+    """Return a short code such as PONG, A17 or blue-42."""
     r = rng.random()
     if r < 0.45:
         return (rng.choice(ALL_WORDS) if rng.random() < 0.6 else pseudo(rng)).upper()
@@ -93,5 +93,5 @@ def code(rng: random.Random) -> str:
 
 
 def number(rng: random.Random) -> str:
-    """A number of one to five digits."""
+    """Return a number of one to five digits."""
     return str(rng.randint(0, 10 ** rng.randint(1, 5) - 1))

@@ -251,7 +251,7 @@ def _some_phrase(rng: random.Random) -> str:
 
 
 def pick(rng: random.Random) -> System:
-    """A system message of a random kind."""
+    """Return a system message of a random kind."""
     r = rng.random()
     if r < 0.36:
         return only(rng)
