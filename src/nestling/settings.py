@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         (), description="names the Host header may carry besides loopback ones, comma-separated"
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest request body")
-    max_header_bytes: int = Field(2 * 2**20, ge=4096, description="largest request head")
+    max_header_bytes: int = Field(2**16, ge=4096, description="largest request head")
     header_timeout_s: Seconds = Field(10.0, description="time for a request head to arrive")
     body_timeout_s: Seconds = Field(30.0, description="time for a request body to arrive")
     write_timeout_s: Seconds = Field(

@@ -247,6 +247,35 @@ async def test_cors_on_answers_and_errors(client: httpx.AsyncClient, chat: FakeC
     assert "access-control-allow-origin" not in (await post(client)).headers
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
+async def test_operators_routes_are_for_no_page(
+    client: httpx.AsyncClient, path: str, method: str
+) -> None:
+    headers = {"origin": "https://app.example", "access-control-request-method": "GET"}
+    response = await client.request(method, path, headers=headers)
+    assert response.status_code == (200 if method in ("GET", "HEAD") else 405)
+    assert [name for name in response.headers if name.startswith("access-control")] == []
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "status"),
+    [
+        ("nest.example", "nest.example.", 200),
+        ("2001:db8::1", "[2001:DB8:0::1]:8000", 200),
+        ("[2001:db8::1]", "[2001:db8::1]", 200),
+        ("nest.example", "nest.example.evil", 421),
+        ("nest.example", "nest.example..", 421),
+    ],
+)
+async def test_a_host_has_one_spelling(
+    chat: FakeChat, accounts: Accounts, settings: Settings, allowed: str, host: str, status: int
+) -> None:
+    ours = settings.model_copy(update={"allowed_hosts": (allowed,)})
+    async with client_of(create_app(chat, accounts, ours, healthy)) as client:
+        assert (await client.get("/livez", headers={"host": host})).status_code == status
+
+
 async def test_cors_with_listed_origins(
     chat: FakeChat, accounts: Accounts, settings: Settings
 ) -> None:

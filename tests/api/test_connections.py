@@ -230,12 +230,22 @@ async def test_a_refusal_says_what_is_wrong(url: str, data: bytes, reason: str) 
     assert reason in message
 
 
-async def test_long_wrong_key_is_refused_quickly(url: str) -> None:
-    data = request_bytes({}, "Connection: close").replace(KEY.encode(), b"x" * 2**20)
+@pytest.mark.parametrize(("num_bytes", "status"), [(60_000, 401), (66_000, 431), (2**20, 431)])
+async def test_long_wrong_key_is_refused_quickly(url: str, num_bytes: int, status: int) -> None:
+    """A head of 64 KiB is read, and no more."""
+    data = request_bytes({}, "Connection: close").replace(KEY.encode(), b"x" * num_bytes)
     started = time.monotonic()
     answer = await exchange(url, data)
-    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/%6detrics"])
+async def test_refusals_of_operators_routes_are_for_no_page(url: str, path: str) -> None:
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Origin: http://a", BROKEN_BODY]
+    answer = await exchange(url, "\r\n".join(lines).encode())
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert b"access-control" not in answer.lower()
 
 
 async def test_refusal_before_the_body_keeps_the_connection(url: str) -> None:

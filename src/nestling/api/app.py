@@ -11,7 +11,7 @@ from nestling.accounts.rate_limits import RateLimiter
 from nestling.api.account.billing import BillingEndpoint
 from nestling.api.account.keys import KeysEndpoint
 from nestling.api.account.usage import UsageEndpoint
-from nestling.api.auth import Access, Gate, Handler, route
+from nestling.api.auth import Access, Gate, GuardedEndpoint, Handler, route
 from nestling.api.errors import error_body
 from nestling.api.inference.chat import ChatFormat, model_names
 from nestling.api.inference.completions import CompletionFormat
@@ -28,7 +28,7 @@ from nestling.server.application import Application
 from nestling.server.context import send_error
 from nestling.server.errors import http_error
 from nestling.server.lifecycle import Lifecycle
-from nestling.server.origins import is_loopback
+from nestling.server.origins import CorsPolicy, is_loopback
 from nestling.settings import Settings
 
 _OK = b'{"status":"ok"}'
@@ -49,7 +49,16 @@ def create_app(
         latency=LatencyWindow(model_names(chat)),
     )
     routes = _routes(services, health)
-    app = Application(routes, settings, services.lifecycle, services.metrics.http, error_body)
+    guards = [r.endpoint for r in routes if isinstance(r.endpoint, GuardedEndpoint)]
+    closed = frozenset(guard.path for guard in guards if guard.access is Access.OPERATOR)
+    app = Application(
+        routes,
+        settings,
+        services.lifecycle,
+        services.metrics.http,
+        error_body,
+        CorsPolicy(frozenset(settings.cors_origins), closed),
+    )
     app.state.services = services
     return app
 

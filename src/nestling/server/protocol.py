@@ -21,10 +21,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from nestling.log import get_logger
 from nestling.server.answers import NO_STORE, json_headers
+from nestling.server.application import Application
 from nestling.server.context import REFUSED, RequestContext, client_request_id
-from nestling.server.errors import ErrorRenderer, HttpError, http_error
-from nestling.server.metrics import HttpMetrics
-from nestling.server.origins import cors_headers
+from nestling.server.errors import HttpError, http_error
 from nestling.settings import Settings
 
 BODY_LINGER_S = 5.0
@@ -41,8 +40,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """See the module. What it is bound to is set on a subclass by `protocol_class`."""
 
     settings: Settings
-    metrics: HttpMetrics
-    render_error: ErrorRenderer
+    application: Application
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request's head."""
@@ -263,47 +261,42 @@ class GuardedProtocol(HttpToolsProtocol):
         is_known = not self._is_between and bool(self.url)
         method = self.parser.get_method().decode("latin-1") if is_known else ""
         seconds = time.perf_counter() - self._began_at
-        self.metrics.refused(method, status, 0.0 if self._is_between else seconds)
+        self.application.metrics.refused(method, status, 0.0 if self._is_between else seconds)
 
     def _refusal(self, error: HttpError) -> bytes:
         """Return a whole answer, with what is known of the request: perhaps nothing."""
         is_known = not self._is_between and bool(self.headers)  # then the address is whole too
         headers = Headers(raw=self.headers if is_known else [])
         context = RequestContext(
-            self.render_error,
+            self.application.render_error,
             client_request_id=client_request_id(headers),
             started_at=self._began_at,
         )
         path = _path_of(self.url) if is_known else ""
-        body = self.render_error(error, request_id=context.request_id, path=path)
+        body = self.application.render_error(error, request_id=context.request_id, path=path)
         lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
         lines += [f"{n.decode()}: {v.decode()}" for n, v in self.server_state.default_headers]
         for name, value in {
             **json_headers(body),
             **NO_STORE,
             **context.answer_headers(),
-            **self._cors_headers(headers),
+            **self._cors_headers(path, headers),
             "connection": "close",
         }.items():
             lines.append(f"{name}: {value}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
-    def _cors_headers(self, headers: Headers) -> dict[str, str]:
+    def _cors_headers(self, path: str, headers: Headers) -> dict[str, str]:
         """Return what lets a page read the refusal, also one whose origin did not arrive."""
-        if "origin" not in headers and "*" in self.settings.cors_origins:
+        policy = self.application.cors
+        if "origin" not in headers and policy.is_any:
             headers = Headers({"origin": "null"})
-        return cors_headers(headers, self.settings)
+        return policy.headers(path, headers)
 
 
-def protocol_class(
-    settings: Settings, metrics: HttpMetrics, render_error: ErrorRenderer
-) -> type[GuardedProtocol]:
-    """Return the class to hand to uvicorn, bound to these settings, figures and errors."""
-    bound = {
-        "settings": settings,
-        "metrics": metrics,
-        "render_error": staticmethod(render_error),
-    }
+def protocol_class(application: Application) -> type[GuardedProtocol]:
+    """Return the class to hand to uvicorn, bound to what it refuses for."""
+    bound = {"settings": application.settings, "application": application}
     return type("BoundProtocol", (GuardedProtocol,), bound)
 
 

@@ -96,7 +96,7 @@ def _listen(settings: Settings) -> socket.socket:
 def _config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol_class(settings, app.metrics, app.render_error),
+        http=protocol_class(app),
         ws="none",
         lifespan="off",
         log_config=None,
