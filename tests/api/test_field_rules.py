@@ -223,6 +223,8 @@ COMPLETIONS_REFUSED = [
     ({"prompt": None}, "prompt", "missing_required_parameter"),
     ({"prompt": 5}, "prompt", "invalid_type"),
     ({"prompt": []}, "prompt", "empty_array"),
+    ({"prompt": [[]]}, "prompt[0]", "empty_array"),
+    ({"prompt": ["x", []]}, "prompt[1]", "empty_array"),
     ({"prompt": ["a", 5]}, "prompt[1]", "invalid_type"),
     ({"prompt": [5, "a"]}, "prompt[1]", "invalid_type"),
     ({"prompt": [5, True]}, "prompt[1]", "invalid_type"),

@@ -247,7 +247,6 @@ def test_content_forms() -> None:
     messages = [
         {"role": "system", "content": "s"},
         {"role": "developer", "content": parts},
-        {"role": "user", "content": []},
         {"role": "assistant", "content": None},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "user", "content": ""},
@@ -255,11 +254,32 @@ def test_content_forms() -> None:
     assert [(m.role, m.text) for m in messages_of(read(messages=messages))] == [
         ("system", "s"),
         ("developer", "ab"),
-        ("user", ""),
         ("assistant", ""),
         ("assistant", "no"),
         ("user", ""),
     ]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
+def test_content_of_no_parts_is_refused(role: str) -> None:
+    with pytest.raises(InvalidRequestError, match="empty array") as caught:
+        read(messages=[{"role": role, "content": []}])
+    assert (caught.value.param, caught.value.code) == ("messages[0].content", "empty_array")
+
+
+EMPTY: tuple[object, ...] = (None, [], {})
+CALLS: tuple[object, ...] = (False, 0, "", {"id": "1"}, [{}])
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "function_call", "audio"])
+def test_calls_are_refused_unless_empty(name: str) -> None:
+    for nothing in EMPTY:
+        message = {"role": "assistant", "content": "x", name: nothing}
+        assert read(messages=[message]).request == read(messages=[{**message, name: None}]).request
+    for something in CALLS:
+        with pytest.raises(InvalidRequestError, match="not supported") as caught:
+            read(messages=[{"role": "assistant", "content": "x", name: something}])
+        assert caught.value.param == f"messages[0].{name}"
 
 
 def test_names_tell_participants_of_one_role_apart() -> None:

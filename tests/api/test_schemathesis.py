@@ -161,7 +161,8 @@ def within_decisions(body: Any) -> None:
 
     The page bounds none of these: `top_k` below -1, penalties of 0 and less, more than 4 stop
     strings and empty ones, counts beyond 2^31 and seeds beyond 2^63, bias keys that look like
-    numbers, no messages at all, files that are no PDF, and fields of other models by their names.
+    numbers, no messages or parts at all, files that are no PDF, and fields of other models by their
+    names.
     """
     for name in KNOWN_FIELDS - PAGE_BODY["properties"].keys():
         body.pop(name, None)
@@ -185,7 +186,8 @@ def within_decisions(body: Any) -> None:
         for name in ("tool_calls", "function_call", "audio"):
             item.pop(name, None)
         if isinstance(item.get("content"), list):
-            item["content"] = [part for part in item["content"] if part["type"] == "text"]
+            texts = [part for part in item["content"] if part["type"] == "text"]
+            item["content"] = texts or ""
 
 
 def without_tolerance(value: Any) -> Any:

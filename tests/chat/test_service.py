@@ -2,7 +2,7 @@
 
 import pytest
 
-from nestling.chat.request import ChatDelta, ChatRequest
+from nestling.chat.request import ChatDelta, ChatRequest, CompletionRequest
 from nestling.chat.service import ChatService
 from nestling.chat.template import ChatMessage
 from nestling.chat.tokenizer import Tokenizer
@@ -128,6 +128,19 @@ async def test_choices_differ_in_their_random_key_only(tokenizer: Tokenizer) -> 
     assert sorted(d.choice_index for d in deltas if d.finish_reason) == [0, 1, 2]
     assert num_tokens == 3 * len(engine.token_ids)
     assert len(text) == 3 * len("a b c")
+
+
+@pytest.mark.parametrize("text", ["a\u2581b", "  two  blanks ", "\ufeffx", "<end_of_turn>", ""])
+async def test_echo_is_the_prompt_as_it_was_sent(tokenizer: Tokenizer, text: str) -> None:
+    """Tokens of U+2581 stand for a blank: the text of ids, but never that of a text."""
+    ids = tuple(tokenizer.encode(text))
+    request = CompletionRequest(prompts=(text, ids), echo=True, n=2)
+    engine = FakeEngine(tokenizer.encode("!"))
+    prepared = await service_of(engine, tokenizer).prepare(request)
+    said = [""] * 4
+    async for delta in prepared.stream():
+        said[delta.choice_index] += delta.text
+    assert said == [f"{text}!"] * 2 + [f"{tokenizer.decode(ids)}!"] * 2
 
 
 async def test_an_error_ends_all_choices(tokenizer: Tokenizer) -> None:

@@ -218,6 +218,12 @@ class Object:
         return {"type": "object", **most}
 
 
+def empty_array(name: str) -> InvalidRequestError:
+    """Return the refusal of an array that needs an item."""
+    message = f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an "
+    return invalid(f"{message}empty array instead.", name, "empty_array")
+
+
 def read_array(name: str, value: Any, *, maximum: int | None = None) -> list[Any]:
     """Return a JSON array of at most `maximum` items."""
     if not isinstance(value, list):

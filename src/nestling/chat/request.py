@@ -51,7 +51,8 @@ class CompletionRequest(GenerationRequest):
     prompts: tuple[str | tuple[int, ...], ...]
     """At least one: plain text, or token ids of which nothing has been checked."""
     echo: bool = False
-    """Each answer begins with its prompt's text; not together with `logprobs`."""
+    """Each answer begins with its prompt's own text, or with that of its ids; not together with
+    `logprobs`."""
 
 
 @dataclass(frozen=True, slots=True)

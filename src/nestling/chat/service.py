@@ -121,8 +121,12 @@ class PreparedReply:
             )
             for prompt, params in _by_choice(prompts, sampling_params, request.n, service)
         ]
-        is_echo = isinstance(request, CompletionRequest) and request.echo
-        self._leads = [service.tokenizer.decode(prompt) if is_echo else "" for prompt in prompts]
+        self._leads = [""] * len(prompts)
+        if isinstance(request, CompletionRequest) and request.echo:
+            self._leads = [
+                prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+                for prompt in request.prompts
+            ]
 
     @property
     def num_choices(self) -> int:

@@ -55,11 +55,18 @@ def text_logprobs(logprobs: Sequence[TokenLogprob], offsets: TextOffsets) -> dic
     return {
         "tokens": [item.chosen.token for item in logprobs],
         "token_logprobs": [max(item.chosen.logprob, -9999.0) for item in logprobs],
-        "top_logprobs": [
-            {other.token: max(other.logprob, -9999.0) for other in item.top} for item in logprobs
-        ],
+        "top_logprobs": [_by_text(item) for item in logprobs],
         "text_offset": [offsets.of(item.chosen) for item in logprobs],
     }
+
+
+def _by_text(logprob: TokenLogprob) -> dict[str, float]:
+    """Return the alternatives and the sampled token by their text; of equal texts the best."""
+    found: dict[str, float] = {}
+    for token in (*logprob.top, logprob.chosen):
+        value = max(token.logprob, -9999.0)
+        found[token.token] = max(value, found.get(token.token, value))
+    return found
 
 
 class TextCollector(Collector):

@@ -76,14 +76,14 @@ def chat_schema(
 def completion_schema(model_names: Sequence[str], num_text_tokens: int) -> Schema:
     """Return the body of POST /v1/completions."""
     ids = {"type": "integer", "minimum": 0, "maximum": num_text_tokens - 1}
-    token_ids: Schema = {"type": "array", "items": ids}
+    token_ids: Schema = {"type": "array", "items": ids, "minItems": 1}
     several = {"type": "array", "items": {"anyOf": [_STRING, token_ids]}, "minItems": 1}
     properties = {
         "model": {"type": "string", "enum": list(model_names)},
         "prompt": {
             "anyOf": [
                 _STRING,
-                {**token_ids, "minItems": 1},
+                token_ids,
                 {**several, "maxItems": MAX_CHOICES},
             ],
             "description": f"Prompts times n is at most {MAX_CHOICES}.",
@@ -167,8 +167,9 @@ def _message(role: str, max_file_bytes: int) -> Schema:
         parts.append(_part("file", _file(max_file_bytes)))
     if role == "assistant":
         parts.append(_part("refusal", _STRING))
-    content: Schema = {"anyOf": [_STRING, {"type": "array", "items": {"oneOf": parts}}]}
-    nothing: Schema = {"enum": [None, []]}
+    several = {"type": "array", "items": {"oneOf": parts}, "minItems": 1}
+    content: Schema = {"anyOf": [_STRING, several]}
+    nothing: Schema = {"enum": [None, [], {}]}
     properties = {
         "role": {"type": "string", "const": role},
         "content": nullable(content) if role == "assistant" else content,

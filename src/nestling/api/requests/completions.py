@@ -22,6 +22,7 @@ from nestling.chat.fields import (
     Object,
     Reader,
     Text,
+    empty_array,
     invalid,
     missing,
     not_supported,
@@ -124,14 +125,10 @@ def _read_prompts(value: Any, max_model_len: int) -> tuple[str | tuple[int, ...]
         return (value,)
     if not isinstance(value, list):
         raise wrong_type("prompt", "a string, or an array of strings or of token ids", value)
-    items = value
-    if not items:
-        message = "Invalid 'prompt': empty array. Expected an array with minimum length 1, but got "
-        raise invalid(f"{message}an empty array instead.", "prompt", "empty_array")
-    if not isinstance(items[0], (str, list)):
-        return (_read_ids("prompt", items, max_model_len),)
+    if not value or not isinstance(value[0], (str, list)):
+        return (_read_ids("prompt", value, max_model_len),)
     read_array("prompt", value, maximum=MAX_CHOICES)
-    return tuple(_read_prompt(f"prompt[{i}]", item, max_model_len) for i, item in enumerate(items))
+    return tuple(_read_prompt(f"prompt[{i}]", item, max_model_len) for i, item in enumerate(value))
 
 
 def _read_prompt(name: str, value: Any, max_model_len: int) -> str | tuple[int, ...]:
@@ -143,6 +140,8 @@ def _read_prompt(name: str, value: Any, max_model_len: int) -> str | tuple[int, 
 
 
 def _read_ids(name: str, items: list[Any], max_model_len: int) -> tuple[int, ...]:
+    if not items:
+        raise empty_array(name)
     if len(items) >= max_model_len:
         raise ContextLengthExceededError(
             f"This model's context holds {max_model_len} tokens, one of them for the answer at "

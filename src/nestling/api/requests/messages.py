@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from nestling.chat.fields import (
     Text,
+    empty_array,
     invalid,
     missing,
     not_among,
@@ -53,8 +54,7 @@ def read_messages(value: Any, limits: MessageLimits) -> tuple[ChatMessage, ...]:
         raise missing("messages")
     items = read_array("messages", value)
     if not items:
-        message = "Invalid 'messages': empty array. Expected an array with minimum length 1, "
-        raise invalid(message + "but got an empty array instead.", "messages", "empty_array")
+        raise empty_array("messages")
     if len(items) >= limits.max_messages:
         raise ContextLengthExceededError(
             f"This model's context holds {limits.max_messages} tokens, but there are {len(items)} "
@@ -129,6 +129,8 @@ def _read_content(name: str, value: Any, role: Role, limits: MessageLimits) -> C
         raise missing(name)
     if not isinstance(value, list):
         raise wrong_type(name, "a string or an array of parts", value)
+    if not value:
+        raise empty_array(name)
     text, files = "", []
     for index, part in enumerate(value):
         at = f"{name}[{index}]"
@@ -221,7 +223,7 @@ def _read_name(name: str, value: Any) -> str | None:
 
 def _refuse_calls(at: str, item: dict[str, Any]) -> None:
     for name in ("tool_calls", "function_call", "audio"):
-        if item.get(name) not in (None, []):
+        if item.get(name) not in (None, [], {}):
             raise not_supported(f"{at}.{name}", "")
 
 
