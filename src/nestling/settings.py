@@ -25,12 +25,23 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import EnvSettingsSource as EnvironmentSource
 
+from nestling.addresses import host_name, listen_address, web_origin
 from nestling.errors import SettingsError
+from nestling.plain_text import NotUtf8Error, decode_utf8
 
 ENV_PREFIX = "NESTLING_"
 CONFIG_FILE_NAME = "nestling.toml"
+_SEE_TABLE = "docs/operations.md lists the settings"
 FLAGS = frozenset({"prefix_caching", "pack_cache"})
 """The settings that are true or false."""
+_FOREIGN = re.compile(
+    r"API_KEY|BASE_URL"  # what clients of a server are told
+    r"|(.+_)?SERVICE_(HOST|PORT(_.+)?)|(.+_)?PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+"""Ends of `NESTLING_` variables that others set. Kubernetes and Docker describe each service in
+variables that begin with its name."""
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
+"""The value of NESTLING_PORT, and of NESTLING_..._PORT, if an orchestrator has set it."""
 
 
 def _integer(value: object) -> object:
@@ -46,7 +57,35 @@ def _flag(value: object) -> object:
     return named
 
 
-Names = Annotated[tuple[str, ...], NoDecode]
+def _folder(value: object) -> Path:
+    """Return the absolute path of a folder, which need not be there yet."""
+    text = str(value) if isinstance(value, (str, Path)) else ""
+    if not text or "\0" in text:
+        raise ValueError("the path of a folder")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("a folder, without ~ as that home directory is unknown") from None
+
+
+def _default_data_dir() -> Path:
+    path = user_data_path("nestling")
+    if not path.is_absolute():
+        raise SettingsError("data_dir: this user has no home directory; name a folder")
+    return path
+
+
+def _any_or_named(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse origins that make no difference."""
+    if "*" in origins and len(origins) > 1:
+        raise ValueError("* alone, which is any origin, or a list without it")
+    return origins
+
+
+HostNames = Annotated[tuple[Annotated[str, AfterValidator(host_name)], ...], NoDecode]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(web_origin)], ...], NoDecode, AfterValidator(_any_or_named)
+]
 SuccessStatus = Annotated[Literal[200, 201], BeforeValidator(_integer)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
@@ -71,10 +110,12 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    host: Annotated[str, AfterValidator(listen_address)] = Field(
+        "127.0.0.1", description="address to listen on"
+    )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    data_dir: Path = Field(
-        default_factory=lambda: user_data_path("nestling"),
+    data_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        default_factory=_default_data_dir,
         description="folder of the accounts database, the pepper, nestling.toml, packed weights",
     )
     model: str | None = Field(
@@ -146,10 +187,10 @@ class Settings(BaseSettings):
     )
     file_timeout_s: Seconds = Field(10.0, description="time to read one file part's text")
     success_status: SuccessStatus = Field(201, description="HTTP status of a completed chat")
-    cors_origins: Names = Field(
+    cors_origins: Origins = Field(
         ("*",), description='web origins that may call the API, comma-separated; "*" is any'
     )
-    allowed_hosts: Names = Field(
+    allowed_hosts: HostNames = Field(
         (), description="names the Host header may carry besides loopback ones, comma-separated"
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest request body")
@@ -159,7 +200,9 @@ class Settings(BaseSettings):
     write_timeout_s: Seconds = Field(
         30.0, description="time for a client to read what piles up of its answer"
     )
-    idle_timeout_s: Seconds = Field(75.0, description="life of a connection between requests")
+    idle_timeout_s: int = Field(
+        75, ge=1, le=86400, description="life of a connection between requests, in whole seconds"
+    )
     keep_alive_interval_s: Seconds = Field(
         10.0, description="silence in a stream after which a comment line is sent"
     )
@@ -192,11 +235,6 @@ class Settings(BaseSettings):
             raise ValueError("a number or text")
         return value
 
-    @field_validator("data_dir", mode="after")
-    @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -219,46 +257,71 @@ def load_settings(
     """
     given = {name: value for name, value in (arguments or {}).items() if value is not None}
     environment = _read_environment()
-    path = config if config is not None else _default_config_path(given, environment)
+    path = config if config is not None else _default_config_path({**environment, **given})
     from_file = _read_file(path, must_exist=config is not None)
     merged = {**from_file, **environment, **given}
     try:
-        return Settings(**merged)
+        settings = Settings(**merged)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = str(problem["loc"][0])
-        place = _place(key, given, environment, path)
-        wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        raise SettingsError(
-            f"{place}: {key}: expected {wanted}, but got {_shown(merged[key])}", param=key
-        ) from None
+        value = merged[key] if len(problem["loc"]) == 1 else problem["input"]
+        expected, got = _expected(problem["msg"]), _shown(value)
+    else:
+        key, most = "max_file_bytes", settings.max_body_bytes * 3 // 4
+        if key not in merged or settings.max_file_bytes <= most:
+            return settings
+        expected = f"at most {most}, as files come in base64 within max_body_bytes"
+        got = _shown(merged[key])
+    place = _place(key, given, environment, path)
+    raise SettingsError(f"{place}: {key}: expected {expected}, but got {got}", param=key)
 
 
 def _read_environment() -> dict[str, Any]:
     """Return the settings among the environment variables, raw; refuse unknown NESTLING_ ones."""
-    for variable in sorted(os.environ):
-        name = variable.upper().removeprefix(ENV_PREFIX).lower()
-        if variable.upper().startswith(ENV_PREFIX) and name not in Settings.model_fields:
-            raise _unknown_key(f"environment variable {variable}", name)
-    return dict(EnvironmentSource(Settings, env_prefix=ENV_PREFIX)())
+    unknown = []
+    for variable, value in sorted(os.environ.items()):
+        prefix, name = variable[: len(ENV_PREFIX)].upper(), variable[len(ENV_PREFIX) :]
+        if prefix != ENV_PREFIX or name.lower() in Settings.model_fields:
+            continue
+        is_service = name.upper().endswith("_PORT") and _SERVICE_URL.fullmatch(value)
+        if not is_service and not _FOREIGN.fullmatch(name.upper()):
+            unknown.append(variable)
+    if len(unknown) == 1:
+        name = unknown[0][len(ENV_PREFIX) :].lower()
+        raise _unknown_key(f"environment variable {unknown[0]}", name)
+    if unknown:
+        names = ", ".join(unknown)
+        raise SettingsError(f"environment variables {names}: these are no settings; {_SEE_TABLE}")
+    values = dict(EnvironmentSource(Settings, env_prefix=ENV_PREFIX)())
+    if _SERVICE_URL.fullmatch(str(values.get("port", ""))):
+        del values["port"]
+    return values
 
 
-def _default_config_path(given: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
-    data_dir = given.get("data_dir", environment.get("data_dir"))
-    folder = Path(data_dir).expanduser() if data_dir is not None else user_data_path("nestling")
+def _default_config_path(given: Mapping[str, Any]) -> Path:
+    """Return where nestling.toml would be, by the data directory that is `given` or the default."""
+    try:
+        folder = _folder(given["data_dir"]) if "data_dir" in given else _default_data_dir()
+    except ValueError:  # the value is refused with all others, in one place
+        folder = Path(os.devnull)
     return folder / CONFIG_FILE_NAME
 
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
     """Return the raw content of a TOML file, its keys checked; empty if there is none."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = tomllib.loads(decode_utf8(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
         if must_exist:
             raise SettingsError(f"{path}: expected a settings file, but there is none") from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: expected readable TOML, but got: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except NotUtf8Error as error:
+        raise SettingsError(f"{path}: expected TOML, but {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: expected TOML, but got: {error}") from None
     for key in content:
         if key not in Settings.model_fields:
             raise _unknown_key(_line_of(path, key), key)
@@ -267,7 +330,7 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
 
 def _unknown_key(place: str, key: str) -> SettingsError:
     close = difflib.get_close_matches(key, Settings.model_fields, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(Settings.model_fields)}"
+    hint = f"did you mean {close[0]}?" if close else _SEE_TABLE
     return SettingsError(f"{place}: {key} is not a setting; {hint}", param=key)
 
 
@@ -283,10 +346,16 @@ def _place(key: str, given: Mapping[str, Any], environment: Mapping[str, Any], p
 def _line_of(path: Path, key: str) -> str:
     """Return `path:line` of a top-level key, or just the path if no line starts with it."""
     pattern = re.compile(rf'\s*(\[?)"?{re.escape(key)}"?\s*[=.\]]')
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(decode_utf8(path.read_bytes()).splitlines(), start=1):
         if pattern.match(line):
             return f"{path}:{number}"
     return str(path)
+
+
+def _expected(message: str) -> str:
+    """Return what fits, out of a message of pydantic's."""
+    wanted = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return wanted.replace("String should have", "text of").partition(", unable to parse")[0]
 
 
 def _shown(value: object) -> str:

@@ -103,7 +103,7 @@ def _config(app: Application, settings: Settings) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=round(max(1, settings.idle_timeout_s)),
+        timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=CUT_TIMEOUT_S,
     )
 
