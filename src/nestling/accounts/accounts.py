@@ -5,13 +5,16 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from nestling.accounts.api_keys import KeyStore, utc_now
-from nestling.accounts.database import DATABASE_FILE_NAME, open_sync
+from nestling.accounts.database import DATABASE_FILE_NAME, open_sync, reason
 from nestling.accounts.key_watch import KeyWatch
 from nestling.accounts.ledger import Ledger
 from nestling.accounts.ledger_writer import LedgerWriter
 from nestling.accounts.money import Prices
 from nestling.accounts.usage import UsageReports
+from nestling.errors import StoreError
 from nestling.log import get_logger
 
 _log = get_logger("accounts")
@@ -36,9 +39,11 @@ class Accounts:
         writer = LedgerWriter(open_sync(data_dir / DATABASE_FILE_NAME), now)
         try:
             num_left = await asyncio.to_thread(writer.recover, prices)
-        except BaseException:
+        except BaseException as error:
             writer.close()
             await keys.close()
+            if isinstance(error, SQLAlchemyError):
+                raise StoreError(f"accounts database: cannot write: {reason(error)}") from error
             raise
         if num_left:
             _log.warning("settled requests of a server that died", num_requests=num_left)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from nestling.accounts.data_dir import prepare_data_dir
-from nestling.accounts.database import DATABASE_FILE_NAME, open_database
+from nestling.accounts.database import DATABASE_FILE_NAME, open_database, reason
 from nestling.accounts.key_lookup import KeyLookup
 from nestling.accounts.key_records import ApiKey, NewKey, SpendLimit
 from nestling.accounts.key_text import KEY_MARK, key_hash, new_key_text, prefix_of
@@ -223,7 +223,7 @@ class KeyStore:
             async with self._reader.connect() as connection:
                 return (await connection.execute(statement)).all()
         except SQLAlchemyError as error:
-            raise StoreError(f"accounts database: cannot read: {error}") from error
+            raise StoreError(f"accounts database: cannot read: {reason(error)}") from error
 
     async def _change(self, statement: Any) -> int:
         """Change keys, and tell every server that watches; returns how many rows were changed."""
@@ -240,13 +240,17 @@ class KeyStore:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            raise StoreError(f"accounts database: cannot write: {error}") from error
+            raise StoreError(f"accounts database: cannot write: {reason(error)}") from error
 
 
 async def _refuse_lost_pepper(engine: AsyncEngine, data_dir: Path) -> None:
     """Keys that were made under a pepper which is gone can never be accepted again: say so."""
-    async with engine.connect() as connection:
-        count = (await connection.execute(select(func.count()).select_from(api_key_table))).scalar()
+    try:
+        async with engine.connect() as connection:
+            statement = select(func.count()).select_from(api_key_table)
+            count = (await connection.execute(statement)).scalar()
+    except SQLAlchemyError as error:
+        raise StoreError(f"accounts database: cannot read: {reason(error)}") from error
     if count:
         raise StoreError(
             f"{data_dir / PEPPER_FILE_NAME} is missing, but {count} API keys need it: restore it "

@@ -19,7 +19,8 @@ def prepare_data_dir(path: Path) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise SettingsError(f"data_dir: expected a folder, but {path} is a file") from None
+        file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
+        raise SettingsError(f"data_dir: expected a folder, but {file} is a file") from None
     except OSError as error:
         raise SettingsError(f"data_dir: cannot create {path}: {error.strerror}") from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):

@@ -35,13 +35,20 @@ def open_database(path: Path) -> AsyncEngine:
             with _migration_lock(path):
                 _migrate(path)
     except (sqlite3.Error, SQLAlchemyError) as error:
-        cause = (
-            error.orig if isinstance(error, SQLAlchemyError) and hasattr(error, "orig") else error
-        )
-        raise StoreError(f"{path}: expected an accounts database, but got: {cause}") from error
+        raise StoreError(
+            f"{path}: expected an accounts database, but got: {reason(error)}"
+        ) from error
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     _prepare(engine.sync_engine)
     return engine
+
+
+def reason(error: Exception) -> str:
+    """Return what the database says, without the statement and the link that SQLAlchemy adds."""
+    cause = getattr(error, "orig", None)
+    if cause is None and isinstance(error, SQLAlchemyError):
+        cause = error.args[0] if error.args else type(error).__name__
+    return str(cause or error)
 
 
 def open_sync(path: Path) -> Engine:

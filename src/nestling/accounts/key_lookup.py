@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from nestling.accounts.database import BUSY_TIMEOUT_MS
+from nestling.accounts.database import BUSY_TIMEOUT_MS, reason
 from nestling.accounts.key_records import ApiKey, SpendLimit
 from nestling.accounts.tables import moment_of
 from nestling.errors import StoreError
@@ -55,7 +55,7 @@ class KeyLookup:
         try:
             return self._connection.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            raise StoreError(f"accounts database: cannot read: {error}") from error
+            raise StoreError(f"accounts database: cannot read: {reason(error)}") from error
 
 
 def _key(row: Any) -> ApiKey:

@@ -11,6 +11,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from nestling.accounts.database import reason
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.ledger_records import (
     Ask,
@@ -215,8 +216,9 @@ class Ledger:
         try:
             results = await asyncio.to_thread(self._writer.write, batch, notes)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
-            _log.error("usage not written, will be tried again", problem=str(error)[:300])
-            unavailable = UsageUnavailableError(f"accounts database: cannot write: {error}")
+            problem = reason(error)
+            _log.error("usage not written, will be tried again", problem=problem)
+            unavailable = UsageUnavailableError(f"accounts database: cannot write: {problem}")
             for operation in batch:
                 if not isinstance(operation, Settle):
                     _resolve(operation.done, unavailable)

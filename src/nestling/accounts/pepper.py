@@ -31,16 +31,18 @@ def create_pepper(data_dir: Path) -> bytes:
     """Make the file, mode 0600, complete or not at all; return the pepper that is in it then."""
     path = data_dir / PEPPER_FILE_NAME
     draft = data_dir / f".{PEPPER_FILE_NAME}.{secrets.token_hex(8)}"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(secrets.token_bytes(_NUM_BYTES))
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):  # another process was first, and its pepper counts
             os.link(draft, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be made: {error.strerror}") from error
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     pepper = read_pepper(data_dir)
     assert pepper is not None
     return pepper

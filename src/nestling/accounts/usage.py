@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Integer, Row, cast, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from nestling.accounts.database import reason
 from nestling.accounts.key_records import SpendLimit
 from nestling.accounts.ledger import Ledger
 from nestling.accounts.ledger_writer import day_of
@@ -186,7 +187,7 @@ class UsageReports:
             async with self._reader.connect() as connection:
                 return (await connection.execute(statement)).all()
         except SQLAlchemyError as error:
-            raise StoreError(f"accounts database: cannot read: {error}") from error
+            raise StoreError(f"accounts database: cannot read: {reason(error)}") from error
 
 
 def _within(key_id: str, window: Window) -> tuple[ColumnElement[bool], ...]:
