@@ -14,6 +14,8 @@ from typing import Any, Literal, TextIO, cast
 
 import structlog
 
+from nestling.plain_text import escape_controls, escape_line
+
 _SECRET = re.compile(r"(g3n_live_[0-9A-Za-z]{0,8})[0-9A-Za-z]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "secret", "pepper", "password", "cookie"})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -49,13 +51,14 @@ def configure_logging(
     output: Literal["auto", "console", "json"] = "auto",
 ) -> None:
     """Send our events and those of libraries (warnings and worse) to stderr in one form."""
-    console = output == "console" or (output == "auto" and sys.stderr.isatty())
+    is_console = output == "console" or (output == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         mask_secrets,
+        *([_escape_for_terminal] if is_console else []),
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
@@ -63,7 +66,7 @@ def configure_logging(
             colors=sys.stderr.isatty(),
             exception_formatter=structlog.dev.plain_traceback,  # the pretty one shows locals
         )
-        if console
+        if is_console
         else structlog.processors.JSONRenderer(ensure_ascii=True)
     )
     structlog.configure(
@@ -89,6 +92,16 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return a logger whose events carry the room's name as `room`."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=name)
     return logger
+
+
+def _escape_for_terminal(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Escape controls where the renderer writes text as it is: the event and the traceback."""
+    event["event"] = escape_line(str(event["event"]))
+    if "exception" in event:
+        event["exception"] = escape_controls(event["exception"])
+    return event
 
 
 def mask_secrets(

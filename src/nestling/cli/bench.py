@@ -11,44 +11,60 @@ from nestling.bench.curves import draw
 from nestling.bench.plan import NUM_RUNS, BenchPlan, parse_batch, parse_count
 from nestling.bench.report import profile_rows, result_rows
 from nestling.bench.runs import run_bench, run_curves
-from nestling.cli.options import AsJson, DataDir, Model, Threads
-from nestling.cli.output import print_json, print_table
+from nestling.cli.options import AsJson, DataDir, Model, Threads, command_line
+from nestling.cli.output import print_json, print_table, print_text
 from nestling.engine.runners.cores import num_usable_cores
 from nestling.errors import SettingsError
 from nestling.settings import load_settings
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
 
-app = typer.Typer(add_completion=False)
+app = command_line()
 
 
 @app.command()
 def bench(
     model: Model = None,
     threads: Threads = None,
-    prompt: Annotated[str, typer.Option(help="Tokens of the prompt that is timed.")] = "512",
-    generate: Annotated[str, typer.Option(help="Decode steps that are timed.")] = "32",
+    prompt: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Tokens of the prompt that is timed.")
+    ] = "512",
+    generate: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Decode steps that are timed.")
+    ] = "32",
     batch: Annotated[
-        str, typer.Option(help="Numbers of sequences that decode together, 1 to 64.")
+        str,
+        typer.Option(
+            metavar="NUMBERS", help="Numbers of sequences that decode together, each 1 to 64."
+        ),
     ] = "1,4,16",
-    context: Annotated[str, typer.Option(help="Tokens of each sequence before it decodes.")] = "16",
+    context: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Tokens of each sequence before it decodes.")
+    ] = "16",
     memory_context: Annotated[
-        str, typer.Option(help="Tokens of context at which memory is read.")
+        str, typer.Option(metavar="NUMBER", help="Tokens of context at which memory is read.")
     ] = "4096",
-    runs: Annotated[str, typer.Option(help="Fresh processes to take medians of.")] = str(NUM_RUNS),
+    runs: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Fresh processes to take medians of.")
+    ] = str(NUM_RUNS),
     off: Annotated[
-        list[str] | None, typer.Option(help="An optimisation to switch off; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An optimisation to switch off. May be repeated."),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time of a step goes.")
     ] = False,
     curves: Annotated[
-        Path | None, typer.Option(help="Folder to draw curves into, as SVG; takes minutes.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Draw curves as SVG into this folder; takes minutes."),
     ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure prefill, decoding, start and memory, as medians of several fresh processes."""
+    """Measure speed and memory on this machine.
+
+    The figures of prefill, decoding, start and memory are medians of several fresh processes.
+    """
     settings = load_settings({"data_dir": data_dir, "model": model, "threads": threads})
     entry = find_model(settings.model, settings.data_dir)
     plan = BenchPlan(
@@ -76,7 +92,7 @@ def bench(
         return
     print_table(("what", "figure"), result_rows(entry.model_id, plan, result))
     if profile:
-        typer.echo()
+        print_text()
         print_table(*profile_rows(result.profile))
 
 

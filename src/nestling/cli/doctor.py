@@ -13,9 +13,10 @@ from typing import Any
 
 import typer
 
-from nestling.cli.options import AsJson, DataDir, Model
-from nestling.cli.output import print_json
+from nestling.cli.options import AsJson, DataDir, Model, command_line
+from nestling.cli.output import print_json, print_text
 from nestling.errors import NestlingError
+from nestling.plain_text import escape_line
 from nestling.settings import Settings, load_settings
 
 NUM_PROBE_TOKENS = 32
@@ -31,12 +32,16 @@ class Check:
     detail: str
 
 
-app = typer.Typer(add_completion=False)
+app = command_line()
 
 
 @app.command()
 def doctor(data_dir: DataDir = None, model: Model = None, as_json: AsJson = False) -> None:
-    """Check Python, processor, memory, data directory, port and model; exit code 1 if one fails."""
+    """Check that this machine can run Nestling.
+
+    Python, processor, memory, data directory, port and model are looked at. If one of them is not
+    good, the exit code is 1.
+    """
     settings = load_settings({"data_dir": data_dir, "model": model})
     checks = [
         _run("python", lambda: f"{platform.python_version()} ({sys.executable})"),
@@ -52,7 +57,7 @@ def doctor(data_dir: DataDir = None, model: Model = None, as_json: AsJson = Fals
         width = max(len(check.name) for check in checks)
         for check in checks:
             mark = "ok  " if check.is_good else "FAIL"
-            typer.echo(f"{mark}  {check.name.ljust(width)}  {check.detail}")
+            print_text(f"{mark}  {check.name.ljust(width)}  {escape_line(check.detail)}")
     if not all(check.is_good for check in checks):
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,44 +13,73 @@ import typer
 from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.key_records import SCOPES, ApiKey, NewKey, Retention, SpendLimit
 from nestling.accounts.money import NANO_USD, usd
-from nestling.cli.options import AsJson, DataDir
-from nestling.cli.output import print_json, print_table
-from nestling.errors import InvalidRequestError
+from nestling.cli.options import AsJson, DataDir, command_line, show_help_alone
+from nestling.cli.output import print_json, print_table, print_text
+from nestling.cli.streams import OutputError
+from nestling.errors import InvalidRequestError, NestlingError, StoreError
+from nestling.plain_text import escape_line
 from nestling.settings import load_settings
 
-app = typer.Typer(
-    help="API keys: make, list, disable, enable, delete.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+app = command_line()
 
 KeyName = Annotated[
     str, typer.Argument(metavar="KEY", help="A key's prefix, or its name if unique.")
 ]
 T = TypeVar("T")
-_PERIODS: dict[str, Retention] = {"": "no_reset", "day": "day", "week": "week", "month": "month"}
+_PERIODS: dict[str, Retention] = {
+    "": "no_reset",
+    "/day": "day",
+    "/week": "week",
+    "/month": "month",
+}
+
+
+@app.callback(invoke_without_command=True)
+def keys(ctx: typer.Context) -> None:
+    """Make, list, disable, enable and delete API keys."""
+    show_help_alone(ctx)
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option("--name", "-n", help="What the key is for.")],
+    name: Annotated[str, typer.Option("--name", "-n", metavar="NAME", help="What the key is for.")],
     expires_days: Annotated[
         int | None,
-        typer.Option("--expires-days", min=1, max=36_500, help="Days until the key expires."),
+        typer.Option(
+            "--expires-days",
+            metavar="DAYS",
+            min=1,
+            max=36_500,
+            help="Days until the key expires. Default: it never expires.",
+        ),
     ] = None,
     management: Annotated[
-        bool, typer.Option("--management", help="For /v1/keys only; it cannot do inference.")
+        bool, typer.Option("--management", help="Make a key that manages keys, for /v1/keys only.")
     ] = False,
     scope: Annotated[
-        list[str] | None, typer.Option("--scope", help="Allow only this; may be repeated.")
+        list[str] | None,
+        typer.Option("--scope", metavar="SCOPE", help="Allow only this. May be repeated."),
     ] = None,
     limit: Annotated[
-        str | None, typer.Option("--limit", metavar="USD[/PERIOD]", help="Such as 5 or 0.50/day.")
+        str | None,
+        typer.Option(
+            "--limit",
+            metavar="USD[/PERIOD]",
+            help="Most that may be spent, such as 5 or 0.50/day. Periods: day, week, month.",
+        ),
     ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, and nothing else. It is shown only this once."""
+    """Make a key and print it.
+
+    The key is shown only this once, and nothing else is printed.
+    """
+    if management and (scope or limit):
+        raise InvalidRequestError(
+            "--management: expected neither --scope nor --limit, as a management key does no "
+            "inference"
+        )
     new = NewKey(
         name=name,
         kind="management" if management else "api",
@@ -57,11 +87,25 @@ def create(
         limit=None if limit is None else _read_limit(limit),
         expires_at=datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None,
     )
-    key, secret = _with_store(data_dir, lambda store: store.create(new))
-    if as_json:
-        print_json(_describe(key) | {"key": secret})
-    else:
-        typer.echo(secret)
+    _with_store(data_dir, lambda store: _create(store, new, as_json))
+
+
+async def _create(store: KeyStore, new: NewKey, as_json: bool) -> None:
+    """Make a key and show it; a key that cannot be shown is deleted again."""
+    key, secret = await store.create(new)
+    try:
+        if as_json:
+            print_json(_describe(key) | {"key": secret})
+        else:
+            print_text(secret)
+        sys.stdout.flush()
+    except OutputError as error:
+        try:
+            await store.delete(key.key_id)
+        except StoreError as reason:
+            left = f"delete the key {key.prefix}, which nobody has seen ({reason})"
+            raise NestlingError(f"{error.message}; {left}") from None
+        raise NestlingError(f"{error.message}; no key was made") from None
 
 
 @app.command("list")
@@ -72,7 +116,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     elif not rows:
-        typer.echo("No keys yet. Make one: nestling keys create --name NAME")
+        print_text("There are no keys yet. To make one: nestling keys create --name NAME")
     else:
         columns = ("prefix", "name", "kind", "state", "limit", "created_at", "last_used_at")
         print_table(
@@ -83,7 +127,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def disable(key: KeyName, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Refuse a key from its next request on; `enable` takes that back."""
+    """Refuse a key from its next request on, until it is enabled."""
     _report(_with_store(data_dir, lambda store: store.disable(key)), "disabled", as_json)
 
 
@@ -109,21 +153,20 @@ def _read_scopes(scopes: list[str] | None) -> tuple[str, ...] | None:
 
 def _read_limit(text: str) -> SpendLimit:
     """Return the limit in "USD" or "USD/PERIOD"."""
-    amount, _, period = text.partition("/")
-    match = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", amount)
-    retention = _PERIODS.get(period)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(/.*)?", text)
+    retention = _PERIODS.get(match[2] or "") if match else None
     if match is None or retention is None:
         periods = "/day, /week, /month"
         message = f"--limit: expected dollars, alone or with {periods}, but got {text[:40]!a}"
         raise InvalidRequestError(message)
-    return SpendLimit(retention, int(Decimal(amount) * NANO_USD))
+    return SpendLimit(retention, int(Decimal(match[1]) * NANO_USD))
 
 
 def _report(key: ApiKey, done: str, as_json: bool) -> None:
     if as_json:
         print_json(_describe(key) | {"done": done})
     else:
-        typer.echo(f"{done} {key.prefix} ({key.name or 'no name'})")
+        print_text(f"{done} {key.prefix} ({escape_line(key.name or 'no name')})")
 
 
 def _with_store(data_dir: Any, work: Callable[[KeyStore], Awaitable[T]]) -> T:

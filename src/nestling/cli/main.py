@@ -5,13 +5,17 @@ Exit codes: 0 done; 1 the work failed; 2 bad arguments, settings or model file; 
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from nestling.cli.options import command_line, show_help_alone
+from nestling.cli.output import print_text
+from nestling.cli.streams import OutputError, open_streams
 from nestling.errors import NestlingError
+from nestling.plain_text import escape_line
 
 COMMANDS = ("serve", "chat", "keys", "models", "quantize", "bench", "doctor")
 
@@ -30,13 +34,10 @@ class _Commands(TyperGroup):
         return command
 
 
-app = typer.Typer(
+app = command_line(
     name="nestling",
     cls=_Commands,
-    help="Gemma 3n on your own machine, behind the API that its users already call.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -50,23 +51,40 @@ def root(
     if version:
         from nestling import __version__
 
-        typer.echo(f"nestling {__version__}")
+        print_text(f"nestling {__version__}")
         ctx.exit()
+    show_help_alone(ctx)
 
 
 def main() -> None:
-    """Run the command line; never shows a traceback for bad input."""
+    """Run the command line; never shows a traceback for bad input or bad surroundings."""
+    open_streams()
     try:
-        app()
+        exit_code = app(prog_name="nestling", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        _fail(_usage_message(error), error.exit_code)
+    except OutputError as error:
+        if error.is_broken_pipe:  # the reader has what it wanted, as `head` does
+            sys.exit(error.exit_code)
+        _fail(error.message, error.exit_code)
     except NestlingError as error:
         _fail(error.message, error.exit_code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
-        sys.exit(1)
+    sys.exit(exit_code)
 
 
-def _fail(message: str, exit_code: int) -> None:
-    print(f"nestling: {message}", file=sys.stderr)
+def _usage_message(error: typer.TyperException) -> str:
+    """Return what is wrong with the arguments, and where they are explained."""
+    context = getattr(error, "ctx", None)
+    hint = f" See {context.command_path} --help." if context else ""
+    return f"{error.format_message().rstrip('.')}.{hint}"
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"nestling: {escape_line(message)}", file=sys.stderr)
     sys.exit(exit_code)

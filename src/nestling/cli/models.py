@@ -2,21 +2,23 @@
 
 from typing import Any
 
-import typer
-
-from nestling.cli.options import AsJson, DataDir
-from nestling.cli.output import print_json, print_table
+from nestling.cli.options import AsJson, DataDir, command_line
+from nestling.cli.output import print_json, print_table, print_text
 from nestling.errors import ModelFileError
+from nestling.plain_text import escape_line
 from nestling.settings import load_settings
 from nestling.weights.catalog import ModelEntry, list_models
 from nestling.weights.checkpoint import load_checkpoint
 
-app = typer.Typer(add_completion=False)
+app = command_line()
 
 
 @app.command()
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List the models of this machine; the first one is what `serve` and `chat` use by default."""
+    """List the models of this machine.
+
+    `serve` and `chat` use the first one unless another is named.
+    """
     folder = load_settings({"data_dir": data_dir}).data_dir
     rows = [_describe(entry) for entry in list_models(folder)]
     if as_json:
@@ -35,7 +37,8 @@ def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
             for row in rows
         ],
     )
-    typer.echo(f"\nMore models: put a Gemma 3n folder or .gguf file into {folder / 'models'}")
+    place = escape_line(str(folder / "models"))
+    print_text(f"\nTo add a model, put a Gemma 3n folder or .gguf file into {place}")
 
 
 def _describe(entry: ModelEntry) -> dict[str, Any]:

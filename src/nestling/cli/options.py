@@ -1,15 +1,18 @@
-"""Command-line options that several commands share, each declared once."""
+"""What the commands share: how a command line is declared, and options, each declared once."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nestling.native.threads import MAX_THREADS
 
 DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where keys and models live. Default: the user data folder."),
+    str | None,
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Folder of keys, models and packed weights. Default: the user's data folder.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Model = Annotated[
@@ -17,19 +20,37 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Name or path of a model. Default: the first one `nestling models` lists.",
+        metavar="MODEL",
+        help="Name or path of a model. Default: the first that `nestling models` lists.",
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
+        metavar="NUMBER",
         min=1,
         max=MAX_THREADS,
-        help="Threads of the engine. Default: all usable physical cores.",
+        help="Threads that compute. Default: one for each usable physical core.",
     ),
 ]
 Engine = Annotated[
     str | None,
-    typer.Option("--engine", help="native (the C++ core) or reference (numpy). Default: native."),
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="native (the C++ core) or reference (slow numpy). Default: native.",
+    ),
 ]
+
+
+def command_line(**settings: Any) -> typer.Typer:
+    """Return an empty command line whose help is plain text, on terminals of any width."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, **settings)
+
+
+def show_help_alone(ctx: typer.Context) -> None:
+    """Print the help of a group of commands and end with exit code 2 if no command was named."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(2)

@@ -1,13 +1,22 @@
-"""The conversation of `nestling chat` in a terminal: prompt, streamed answers, slash commands."""
+"""The conversation of `nestling chat` in a terminal: prompt, streamed answers, slash commands.
 
+Answers go to standard output; everything else that is shown goes to stderr, so that
+`nestling chat > file` keeps nothing but the answers.
+"""
+
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from nestling.cli.session import SETTABLE, Session
+from nestling.cli.output import print_notice, write_answer
+from nestling.cli.session import SETTABLE, Session, checked_text
+from nestling.cli.streams import OutputError
 from nestling.errors import NestlingError
 
 PROMPT = "> "
+CONTINUATION = ". "
+FENCE = '"""'
 
 
 class _Quit(Exception):  # noqa: N818 - a signal to the loop, not an error
@@ -15,57 +24,97 @@ class _Quit(Exception):  # noqa: N818 - a signal to the loop, not an error
 
 
 def converse(session: Session, model_id: str) -> None:
-    """Read lines until /quit or the end of input; Ctrl-C stops an answer, not the conversation."""
-    with suppress(ImportError):
-        import readline  # noqa: F401 - its import gives `input` history and editing
-    print(f"{model_id}. /help lists the commands, /quit or Ctrl-D leaves.")
+    """Answer messages until /quit or the end of input; Ctrl-C stops an answer and no more."""
+    _prepare_editing()
+    print_notice(f"{model_id}. /help lists the commands, /quit or Ctrl-D leaves.")
     while True:
         try:
-            line = input(PROMPT).strip()
+            message = _read_message()
         except EOFError:
-            print()
+            print_notice("")
             return
         except KeyboardInterrupt:
-            print()
+            print_notice("")
             continue
         try:
-            if line.startswith("/"):
-                _command(session, line)
-            elif line:
-                _answer(session, line)
+            if message.startswith("/") and not message.startswith("//") and "\n" not in message:
+                _command(session, message)
+            elif message:
+                _answer(session, message.removeprefix("/"))
         except _Quit:
             return
+        except OutputError:
+            raise
         except NestlingError as error:
-            print(error.message)
+            print_notice(error.message)
+
+
+def _prepare_editing() -> None:
+    """Give `input` a history, editing, and pastes of several lines in one piece."""
+    with suppress(ImportError):
+        import readline
+
+        if os.environ.get("TERM", "dumb") != "dumb":
+            readline.parse_and_bind("set enable-bracketed-paste on")  # Python switches it off
+
+
+def _read_message() -> str:
+    """Return what the person says next: a line, a paste of several, or lines between fences."""
+    text = _read_line(PROMPT).strip()
+    if not text.startswith(FENCE) or "\n" in text:
+        return text
+    text = text.removeprefix(FENCE)
+    while not text.endswith(FENCE):
+        text += "\n" + _read_line(CONTINUATION).rstrip()
+    return text.removesuffix(FENCE).strip("\n")
+
+
+def _read_line(prompt: str) -> str:
+    if sys.stdout.isatty():
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def _answer(session: Session, text: str) -> None:
+    is_begun = False
     try:
-        for delta in session.ask(text):
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
+        for delta in session.ask(checked_text("the message", text)):
+            write_answer(delta.text)
+            is_begun = True
     except KeyboardInterrupt:
-        sys.stdout.write(" [stopped]")
-    sys.stdout.write("\n")
+        write_answer(" [stopped]")
+        is_begun = True
+    finally:
+        if is_begun:
+            write_answer("\n")
 
 
 def _command(session: Session, line: str) -> None:
     name, _, rest = line[1:].partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        print(f"There is no /{name}. /help lists the commands.")
+        print_notice(
+            f"There is no /{name}. /help lists the commands; // begins a message with a slash."
+        )
         return
     command[0](session, rest.strip())
 
 
 def _help(_session: Session, _rest: str) -> None:
+    width = max(map(len, COMMANDS))
     for name, (_, usage) in COMMANDS.items():
-        print(f"/{name} {usage}")
+        print_notice(f"/{name.ljust(width)}  {usage}")
+    print_notice(
+        f"\nA pasted text is one message. {FENCE} begins and ends a message of several lines.\n"
+        "A message that begins with a slash is typed with two: //etc is sent as /etc.\n"
+        "Ctrl-C stops an answer."
+    )
 
 
 def _system(session: Session, rest: str) -> None:
-    session.system = rest
-    print("System message set." if rest else "System message removed.")
+    session.system = checked_text("the system message", rest)
+    print_notice("System message set." if rest else "System message removed.")
 
 
 def _set(session: Session, rest: str) -> None:
@@ -73,16 +122,16 @@ def _set(session: Session, rest: str) -> None:
     if name:
         session.set(name, value.strip())
     shown = [name] if name else SETTABLE
-    print(", ".join(f"{key} = {getattr(session.params, key)}" for key in shown))
+    print_notice(", ".join(f"{key} = {getattr(session.params, key)}" for key in shown))
 
 
 def _stats(session: Session, _rest: str) -> None:
-    print(session.stats() if session.num_tokens else "Nothing was asked yet.")
+    print_notice(session.stats() if session.num_tokens else "Nothing was asked yet.")
 
 
 def _clear(session: Session, _rest: str) -> None:
     session.history.clear()
-    print("The conversation starts anew.")
+    print_notice("The conversation starts anew.")
 
 
 def _quit(_session: Session, _rest: str) -> None:
@@ -90,11 +139,11 @@ def _quit(_session: Session, _rest: str) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Session, str], None], str]] = {
-    "help": (_help, "lists the commands"),
-    "system": (_system, "TEXT sets the system message; without TEXT removes it"),
-    "set": (_set, f"NAME VALUE changes a parameter ({', '.join(SETTABLE)}); alone shows them"),
-    "stats": (_stats, "shows the speed of the last answer"),
-    "clear": (_clear, "forgets the conversation"),
-    "quit": (_quit, "leaves"),
+    "help": (_help, "lists the commands."),
+    "system": (_system, "TEXT sets the system message; without TEXT it is removed."),
+    "set": (_set, f"NAME VALUE changes a parameter; alone it shows them: {', '.join(SETTABLE)}."),
+    "stats": (_stats, "shows the speed of the last answer."),
+    "clear": (_clear, "forgets the conversation."),
+    "quit": (_quit, "leaves."),
 }
 """What a line that starts with a slash may be: what it does and what /help says."""

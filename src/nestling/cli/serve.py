@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +14,20 @@ from nestling import __version__
 from nestling.accounts.accounts import Accounts
 from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.data_dir import ServerLock, prepare_data_dir
-from nestling.accounts.key_records import NewKey
+from nestling.accounts.key_records import ApiKey, NewKey
 from nestling.accounts.money import Prices
 from nestling.api.app import create_app
 from nestling.chat.files import FileLimits
 from nestling.chat.service import ChatService, ModelIdentity
 from nestling.chat.tokenizer import end_token_ids, open_tokenizer
-from nestling.cli.options import DataDir, Engine, Model, Threads
+from nestling.cli.options import DataDir, Engine, Model, Threads, command_line
+from nestling.cli.output import print_text
+from nestling.cli.streams import OutputError
 from nestling.engine.clients.process_engine import ProcessEngine
 from nestling.engine.config import EngineConfig
-from nestling.errors import ModelFileError
-from nestling.log import configure_logging
+from nestling.errors import ModelFileError, NestlingError
+from nestling.log import configure_logging, get_logger
+from nestling.plain_text import escape_line
 from nestling.server.serving import run, spare_startup_objects
 from nestling.server.serving import serve as serve_app
 from nestling.settings import Settings, load_settings
@@ -32,22 +36,38 @@ from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from nestling.weights.fingerprint import sampled_digest
 
 FIRST_KEY_NAME = "first start"
+_log = get_logger("cli")
 
-
-app = typer.Typer(add_completion=False)
+app = command_line()
 
 
 @app.command()
 def serve(
     model: Model = None,
-    host: Annotated[str | None, typer.Option(help="Address. Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port. Default: 8000.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER", help="Port to listen on; 0 takes a free one. Default: 8000."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     threads: Threads = None,
     engine: Engine = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Settings file, instead of nestling.toml in the data folder."
+        ),
+    ] = None,
 ) -> None:
-    """Start the server. On the first start an API key is made and printed once."""
+    """Start the server.
+
+    The first start makes an API key and prints it once.
+    """
     arguments = {
         "model": model,
         "host": host,
@@ -81,20 +101,48 @@ async def _serve(settings: Settings) -> None:
         files = FileLimits(settings.max_file_pages, settings.file_timeout_s, settings.scanned_pages)
         identity = await asyncio.to_thread(identify, entry, checkpoint, settings)
         chat = ChatService(engine, tokenizer, identity, files)
-        first_key = await _first_key(accounts.keys)
+        announcement = _Announcement(entry, settings, await _first_key(accounts.keys))
         app = create_app(chat, accounts, settings, engine.health)
         spare_startup_objects()
-        await serve_app(
-            app, settings, lambda url: typer.echo(banner(url, entry, settings, first_key))
-        )
+        try:
+            await serve_app(app, settings, announcement.show)
+        finally:
+            await announcement.take_back(accounts.keys)
 
 
-async def _first_key(keys: KeyStore) -> str | None:
+async def _first_key(keys: KeyStore) -> tuple[ApiKey, str] | None:
     """Make a key if there is none yet."""
-    if await keys.list():
-        return None
-    _, secret = await keys.create(NewKey(name=FIRST_KEY_NAME))
-    return secret
+    return None if await keys.list() else await keys.create(NewKey(name=FIRST_KEY_NAME))
+
+
+class _Announcement:
+    """The banner of a start, with the key that was made for it, if one was."""
+
+    def __init__(
+        self, entry: ModelEntry, settings: Settings, first_key: tuple[ApiKey, str] | None
+    ) -> None:
+        self._entry = entry
+        self._settings = settings
+        self._key = first_key and first_key[0]
+        self._secret = first_key and first_key[1]
+
+    def show(self, url: str) -> None:
+        """Print the banner. Without a key in it, a server also runs if nobody can read it."""
+        try:
+            print_text(banner(url, self._entry, self._settings, self._secret))
+            sys.stdout.flush()
+        except OutputError as error:
+            if self._key is not None:
+                raise NestlingError(
+                    f"{error.message}, so the first API key cannot be shown; no key was made"
+                ) from None
+            _log.warning("banner not shown", problem=error.message)
+        self._key = None
+
+    async def take_back(self, keys: KeyStore) -> None:
+        """Delete a key that nobody has seen."""
+        if self._key is not None:
+            await keys.delete(self._key.key_id)
 
 
 def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
@@ -138,8 +186,8 @@ def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | Non
             "         until you name the real model: make serve MODEL=/path/to/model",
         ]
     else:
-        lines += [f"  model  {entry.model_id} ({entry.path})"]
-    lines += [f"  data   {settings.data_dir}"]
+        lines += [escape_line(f"  model  {entry.model_id} ({entry.path})")]
+    lines += [escape_line(f"  data   {settings.data_dir}")]
     if first_key is None:
         lines += [
             "  key    one of yours (nestling keys list), or: nestling keys create --name NAME"

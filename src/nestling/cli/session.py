@@ -13,9 +13,19 @@ from nestling.chat.template import ChatMessage
 from nestling.engine.clients.messages import SamplingParams
 from nestling.errors import InvalidRequestError
 from nestling.llm import LLM
+from nestling.plain_text import NotUtf8Error, check_decoded
 
 SETTABLE: Mapping[str, Reader] = {**SAMPLING_FIELDS, "max_tokens": MAX_TOKENS}
 """What `/set` and the options may change."""
+
+
+def checked_text(name: str, text: str) -> str:
+    """Return `text`; raise InvalidRequestError if a person has typed what is not UTF-8."""
+    try:
+        check_decoded(text)
+    except NotUtf8Error as error:
+        raise InvalidRequestError(f"{name} cannot be read: {error}") from None
+    return text
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 
 from nestling.native.variant import instruction_set
 from nestling.weights.catalog import embedded_model
-from tests.e2e.test_command_line import run
+from tests.cli.conftest import Call, run
 
 SHORT = ("--threads", "2", "--prompt", "24", "--generate", "3", "--batch", "1,3", "--runs", "2")
 MODEL_BYTES = (embedded_model().path / "model.safetensors").stat().st_size
@@ -22,7 +22,7 @@ def test_json_has_every_figure() -> None:
     """Exactly the promised keys; figures that can be, and fit each other."""
     done = run("bench", "--model", "nestling-nano", *SHORT, "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr == b""
     data = json.loads(done.stdout)
     assert set(data) == {*RATES, *SECONDS, *BYTES, *FACTS, "decode_tokens_per_s"}
     assert set(data["decode_tokens_per_s"]) == {"1", "3"}
@@ -47,9 +47,10 @@ def test_table_profile_and_curves(tmp_path: Path) -> None:
     names = ("decode", "context", "first-token", "memory")
     charts = {f"speed-nestling-nano-{name}.svg" for name in names}
     assert {path.name for path in tmp_path.iterdir()} == charts
+    shown = done.stdout.decode()
     for text in ("prefill, 24 tokens", "decode, batch of 3", "GB/s", "MiB", "MODEL MS"):
-        assert text in done.stdout
-    rows = [line.split("  ") for line in done.stdout.splitlines()]
+        assert text in shown
+    rows = [line.split("  ") for line in shown.splitlines()]
     assert [row[0] for row in rows[-4:]] == ["prefill", "decode 1", "decode 3", "prefix hit"]
     profile = json.loads(run("bench", *SHORT, "--runs", "1", "--profile", "--json").stdout)[
         "profile"
@@ -70,10 +71,9 @@ def test_table_profile_and_curves(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_bad_arguments(args: tuple[str, ...], message: str) -> None:
+def test_bad_arguments(call: Call, args: tuple[str, ...], message: str) -> None:
     """Exit code 2 and one line that names the option, what fits and what came."""
-    done = run("bench", *args)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    done = call("bench", *args)
+    assert (done.exit_code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
