@@ -70,6 +70,24 @@ def test_named_source_files_exist(document: Path) -> None:
     assert [n for n in wanted if not any(list(root.glob(n)) for root in roots)] == []
 
 
+@pytest.mark.parametrize(
+    "decision", sorted((ROOT / "docs" / "adr").glob("*.md")), ids=lambda page: page.name
+)
+def test_decisions_are_numbered_and_short(decision: Path) -> None:
+    """A page of docs/adr/ has its number in its title, and at most 40 lines."""
+    lines = decision.read_text().splitlines()
+    assert lines[0].startswith(f"# {decision.name[:4]}: ")
+    assert len(lines) <= 40
+
+
+def test_changelog_keeps_its_form() -> None:
+    """CHANGELOG.md has the sections of Keep a Changelog, and lines below 160 characters."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    sections = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert [line for line in text.splitlines() if len(line) > 160] == []
+
+
 @pytest.mark.parametrize("lock", ["serve", "dev", "clients", "parity"])
 def test_locks_pin_by_hash_and_name_no_index(lock: str) -> None:
     """Each requirement has a version and a hash; no line names a registry."""
