@@ -137,7 +137,10 @@ class Settings(BaseSettings):
     )
     max_num_seqs: int = Field(64, ge=1, le=1024, description="requests that are computed at once")
     max_num_batched_tokens: int | None = Field(
-        None, ge=16, le=65_536, description="tokens of one engine step; by the model's size if unset"
+        None,
+        ge=16,
+        le=65_536,
+        description="tokens of one engine step; by the model's size if unset",
     )
     max_step_s: Seconds = Field(
         0.4, description="longest engine step, by estimate, that decode requests wait for a prompt"
