@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,16 +88,11 @@ def _data_directory(data_dir: Path) -> str:
 
 
 def _port(settings: Settings) -> str:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            at = f"{settings.host}:{settings.port}"
-            raise OSError(
-                f"{at} cannot be bound ({error.strerror}); a server may be running"
-            ) from None
-    return f"{settings.host}:{settings.port} is free"
+    from nestling.server.listening import listen
+
+    for listener in listen(settings.host, settings.port):
+        listener.close()
+    return f"port {settings.port} of {settings.host} is free"
 
 
 def _model(settings: Settings) -> str:

@@ -28,6 +28,7 @@ from nestling.engine.config import EngineConfig
 from nestling.errors import ModelFileError, NestlingError
 from nestling.log import configure_logging, get_logger
 from nestling.plain_text import escape_line
+from nestling.server.listening import reach
 from nestling.server.serving import run, spare_startup_objects
 from nestling.server.serving import serve as serve_app
 from nestling.settings import Settings, load_settings
@@ -188,6 +189,8 @@ def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | Non
     else:
         lines += [escape_line(f"  model  {entry.model_id} ({entry.path})")]
     lines += [escape_line(f"  data   {settings.data_dir}")]
+    if reach(settings.host) != settings.host:
+        lines += [f"  host   {settings.host}, which is {reach(settings.host)}"]
     if first_key is None:
         lines += [
             "  key    one of yours (nestling keys list), or: nestling keys create --name NAME"

@@ -22,6 +22,8 @@ from nestling.server.metrics import HttpMetrics
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 REFUSED = "refused"
 """In `scope["state"]`: the status that the server has sent in place of the app's answer."""
+_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""Routes that watchers ask every few seconds: a good answer is logged at debug only."""
 _log = get_logger("api")
 
 
@@ -141,4 +143,5 @@ def _log_request(scope: Scope, context: RequestContext, *, outcome: str) -> None
     api_key = scope["state"].get("api_key")
     if api_key is not None:
         details["key_prefix"] = api_key.prefix
-    _log.info(f"request {outcome}", **details)
+    is_quiet = context.route in _PROBES and context.status == 200
+    (_log.debug if is_quiet else _log.info)(f"request {outcome}", **details)

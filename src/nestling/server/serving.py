@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from nestling.errors import SettingsError
 from nestling.log import get_logger
 from nestling.server.application import Application
 from nestling.server.lifecycle import Lifecycle
+from nestling.server.listening import listen
 from nestling.server.origins import is_loopback
 from nestling.server.protocol import protocol_class
 from nestling.settings import Settings
@@ -37,15 +37,15 @@ async def serve(app: Application, settings: Settings, on_ready: Callable[[str], 
     Raises `SettingsError` if the address cannot be used. Cancelling the task ends what runs, with
     an error to its client, and stops; on other threads than the main one it is the only way.
     """
-    listener = _listen(settings)
+    listeners = listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
+    url = f"http://{host}:{listeners[0].getsockname()[1]}"
     if not is_loopback(settings.host):
         _log.warning("reachable from other machines without TLS", host=settings.host)
     lifecycle = app.lifecycle
     server = _Server(_config(app, settings), lambda: on_ready(url))
     drain = asyncio.create_task(_drain_at_signal(server, lifecycle, settings))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     try:
         await asyncio.shield(serving)
     finally:
@@ -56,7 +56,8 @@ async def serve(app: Application, settings: Settings, on_ready: Callable[[str], 
         drain.cancel()
         with suppress(asyncio.CancelledError):
             await drain
-        listener.close()
+        for listener in listeners:
+            listener.close()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -77,20 +78,6 @@ def spare_startup_objects() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        place = f"host {settings.host}, port {settings.port}"
-        reason = error.strerror or str(error)
-        raise SettingsError(f"{place}: cannot listen there: {reason}", param="port") from None
-    # Accepted sockets inherit it. asyncio's own loop would leave it off, and the second write of
-    # every answer on a kept connection would wait 40 ms for the client's delayed ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def _config(app: Application, settings: Settings) -> uvicorn.Config:
