@@ -45,8 +45,11 @@ serve: $(VENV)/.built ## start the server (HOST, PORT, DATA_DIR, MODEL)
 	@exec $(BIN)/nestling serve --host "$(HOST)" --port "$(PORT)" \
 	  $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MODEL),--model "$(MODEL)")
 
-test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no wheel, no network and no weights
-	@$(BIN)/python -m pytest -m "not parity and not clients and not wheel"
+test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no wheel, no network and no weights; print branch coverage
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/coverage run -m pytest -m "not parity and not clients and not wheel"
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
 	@echo "Left out: the OpenAI client for Node.js (make clients)."
 	@echo "Left out: the wheel in a clean environment (make wheel-test)."
 	@echo "Left out: the live comparison with torch, transformers and sentencepiece (make parity)."
