@@ -56,11 +56,18 @@ double measured_bandwidth(std::size_t num_bytes, ThreadPool& pool) {
   return read_bandwidth(num_bytes, pool);
 }
 
+// One number in memory that Python owns and another process may watch.
+using Counter = nb::ndarray<std::int64_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
+
 void bind(nb::module_& module) {
   module.attr("MAX_THREADS") = ThreadPool::kMaxThreads;
   nb::class_<ThreadPool>(module, "ThreadPool")
       .def(nb::init<int>(), "num_threads"_a)
-      .def_prop_ro("num_threads", &ThreadPool::num_threads);
+      .def_prop_ro("num_threads", &ThreadPool::num_threads)
+      .def(
+          "count_pieces_in",
+          [](ThreadPool& self, const Counter& counter) { self.count_pieces_in(counter.data()); },
+          "counter"_a.noconvert(), nb::keep_alive<1, 2>());
   module.def("sample", &sample_token, "logits"_a, nb::kw_only(), "temperature"_a, "top_k"_a,
              "top_p"_a, "top_a"_a, "min_p"_a, "uniform"_a);
   module.def("top_logprobs", &best_logprobs, "logits"_a, "count"_a);

@@ -99,7 +99,7 @@ class LLM:
             switches_off=switches_off,
         )
         self._runner = make_runner(checkpoint, config)
-        self._engine = ThreadEngine(config, load=lambda _config: self._runner)
+        self._engine = ThreadEngine(config, load=lambda *_: self._runner)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()

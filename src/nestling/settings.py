@@ -145,6 +145,12 @@ class Settings(BaseSettings):
     max_step_s: Seconds = Field(
         0.4, description="longest engine step, by estimate, that decode requests wait for a prompt"
     )
+    engine_timeout_s: Seconds = Field(
+        10.0, description="time without progress, while there is work, after which it is replaced"
+    )
+    engine_load_timeout_s: Seconds = Field(
+        600.0, description="time without progress after which a load of the model is given up"
+    )
     kv_cache_bytes: int = Field(
         2 * 2**30,
         ge=1,

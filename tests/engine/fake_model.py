@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
+from nestling.engine.progress import EngineProgress
 from nestling.model.batch import ForwardBatch
 from nestling.model.step import block_slots
 
@@ -133,7 +134,16 @@ class FakeRunner:
         return slots
 
 
-def load_fake_runner(config: EngineConfig) -> FakeRunner:
+class SpinningRunner(FakeRunner):
+    """It never comes back from a step whose tokens include 66, a media id."""
+
+    def execute(self, batch: ForwardBatch) -> NDArray[np.float32]:
+        while 66 in batch.input_ids:
+            pass
+        return super().execute(batch)
+
+
+def load_fake_runner(config: EngineConfig, _progress: EngineProgress | None = None) -> FakeRunner:
     """`config.model` is "fake" or "fake:<seconds a step>"."""
     delay = config.model.partition(":")[2]
     return FakeRunner(

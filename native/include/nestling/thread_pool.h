@@ -31,6 +31,10 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
+  // Adds one to `counter` after each piece of each later loop, so that somebody who watches its
+  // memory sees work go on. It must outlive the pool. Must not be called while a loop runs.
+  void count_pieces_in(std::int64_t* counter) { num_pieces_done_ = counter; }
+
   // Calls body(begin, end) or body(begin, end, thread) on half-open ranges of at most
   // max(grain, 1) items that cover [0, count) once, and returns when all are done; `thread` is
   // below num_threads(). The first exception, in the order of the ranges, is rethrown here. Calls
@@ -55,11 +59,13 @@ class ThreadPool {
   void run(std::size_t count, std::size_t grain, const RangeBody& body);
   bool take_piece(std::size_t& begin, std::size_t& end);
   void take_pieces(std::size_t thread) noexcept;
+  void count_piece() noexcept;
   void work(std::size_t thread);
   bool wait_for_loop(std::uint64_t seen);
   void stop() noexcept;
 
   const int num_threads_;
+  std::int64_t* num_pieces_done_ = nullptr;
   std::vector<std::thread> threads_;
   std::mutex caller_mutex_;  // held for the whole of one loop
 

@@ -66,6 +66,7 @@ void ThreadPool::run(std::size_t count, std::size_t grain, const RangeBody& body
   if (threads_.empty() || count <= grain) {
     for (std::size_t begin = 0; begin < count; begin += grain) {
       body(begin, std::min(count, begin + grain), 0);
+      count_piece();
     }
     return;
   }
@@ -119,7 +120,13 @@ void ThreadPool::take_pieces(std::size_t thread) noexcept {
         error_begin_ = begin;
       }
     }
+    count_piece();
   }
+}
+
+// Not std::atomic_ref, which some standard libraries lack.
+void ThreadPool::count_piece() noexcept {
+  if (num_pieces_done_ != nullptr) __atomic_fetch_add(num_pieces_done_, 1, __ATOMIC_RELAXED);
 }
 
 // Waits for an open loop other than `seen`; false when the pool ends.

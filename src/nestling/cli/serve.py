@@ -23,7 +23,7 @@ from nestling.chat.tokenizer import end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Engine, Model, Threads, command_line
 from nestling.cli.output import print_text
 from nestling.cli.streams import OutputError
-from nestling.engine.clients.process_engine import ProcessEngine
+from nestling.engine.clients.process_engine import EngineTimeouts, ProcessEngine
 from nestling.engine.config import EngineConfig
 from nestling.errors import ModelFileError, NestlingError
 from nestling.log import configure_logging, get_logger
@@ -87,7 +87,12 @@ async def _serve(settings: Settings) -> None:
     checkpoint = load_checkpoint(entry.path)
     async with AsyncExitStack() as stack:
         stack.enter_context(ServerLock(prepare_data_dir(settings.data_dir)))
-        engine = ProcessEngine(engine_config(settings, entry))
+        engine = ProcessEngine(
+            engine_config(settings, entry),
+            timeouts=EngineTimeouts(
+                step_s=settings.engine_timeout_s, load_s=settings.engine_load_timeout_s
+            ),
+        )
         starting = asyncio.create_task(engine.start())
         stack.push_async_callback(engine.stop)
         tokenizer = await asyncio.to_thread(open_tokenizer, checkpoint)

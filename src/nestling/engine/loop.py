@@ -27,6 +27,7 @@ from nestling.engine.clients.messages import (
 from nestling.engine.config import EngineConfig
 from nestling.engine.kv.manager import KVCacheManager
 from nestling.engine.prefill_budget import PrefillBudget
+from nestling.engine.progress import EngineProgress
 from nestling.engine.request import Request
 from nestling.engine.runners.runner import Logits, ModelRunner
 from nestling.engine.sampler import RequestSampler
@@ -51,8 +52,10 @@ class EngineLoop:
         config: EngineConfig,
         emit: Emit,
         clock: Callable[[], float] = time.monotonic,
+        progress: EngineProgress | None = None,
     ) -> None:
         self._runner = runner
+        self._progress = progress or EngineProgress()
         self._emit = emit
         self._clock = clock
         self._prefill_budget = PrefillBudget(config.max_step_s)
@@ -127,6 +130,7 @@ class EngineLoop:
             self._handle(self._commands.get())
 
     def _handle(self, command: EngineCommand) -> None:
+        self._progress.move()
         match command:
             case Submit():
                 self._submit(command)
@@ -198,7 +202,9 @@ class EngineLoop:
         try:
             batch = build_batch(output, self._kv)
             self._times.end("schedule")
+            self._progress.move()
             logits = self._runner.execute(batch)
+            self._progress.move()
         except Exception:  # whatever the model raised, the waiting requests go on
             logger.exception("a model step failed; its %d requests end", len(output.scheduled))
             for item in output.scheduled:
@@ -224,6 +230,7 @@ class EngineLoop:
                 self._fail(request, "the next token could not be chosen")
 
     def _sample_one(self, request: Request, row: Logits) -> None:
+        self._progress.move()
         token_id, logprobs = self._samplers[request.request_id].sample(row)
         if request.num_output_tokens == 0:
             self._num_prompt_tokens += request.num_prompt_tokens - (request.num_cached_tokens or 0)

@@ -1,8 +1,9 @@
-"""The engine process: `python -m nestling.engine.worker FD`, started by `ProcessEngine` only.
+"""The engine process: `python -m nestling.engine.worker FD PAGE`, started by `ProcessEngine` only.
 
-FD is one end of a socket pair. The main thread runs the loop and writes events; a second thread
-reads commands. The parent decides about its life: signals of the terminal are ignored, and when
-the parent is gone the socket ends (and Linux sends a kill), and so does this process.
+FD is one end of a socket pair, PAGE the file of `engine/progress.py`; SIGUSR1 writes the stacks
+there. The main thread runs the loop and writes events; a second thread reads commands. The parent
+decides about its life: signals of the terminal are ignored, and when the parent is gone the socket
+ends (and Linux sends a kill), and so does this process.
 """
 
 import ctypes
@@ -19,6 +20,7 @@ from pathlib import Path
 from nestling.engine.clients import wire
 from nestling.engine.clients.messages import EngineEvent, LoadFailed, Shutdown
 from nestling.engine.loop import EngineLoop
+from nestling.engine.progress import STACKS_OFFSET, map_page
 from nestling.engine.runners.load import load_runner
 from nestling.engine.runners.runner import LoadRunner
 from nestling.errors import EngineError, ModelFileError, NestlingError
@@ -55,13 +57,17 @@ def main(argv: Sequence[str], load: LoadRunner = load_runner) -> int:
     )
     faulthandler.enable()
     _bind_life_to_parent()
+    page = int(argv[2])
+    progress = map_page(page)
+    os.lseek(page, STACKS_OFFSET, os.SEEK_SET)
+    faulthandler.register(signal.SIGUSR1, page)
     connection = Connection(socket.socket(fileno=int(argv[1])))
     first = connection.receive()
     if first is None:
         return 0
     config = wire.unpack_config(first)
     try:
-        runner = load(config)
+        runner = load(config, progress)
     except NestlingError as error:
         connection.send([load_failed(error)])
         return error.exit_code
@@ -69,7 +75,7 @@ def main(argv: Sequence[str], load: LoadRunner = load_runner) -> int:
         logger.exception("the model could not be loaded")
         connection.send([LoadFailed(EngineError.code, "the model could not be loaded")])
         return 1
-    loop = EngineLoop(runner, config, connection.send)
+    loop = EngineLoop(runner, config, connection.send, progress=progress)
     connection.send([loop.info])
     reader = threading.Thread(target=_read_commands, args=(connection, loop), daemon=True)
     reader.start()

@@ -209,18 +209,6 @@ async def test_signals_of_the_terminal_leave_it_alive() -> None:
     await client.stop()
 
 
-async def test_a_stopped_child_makes_health_fail_in_time() -> None:
-    client = ProcessEngine(config(), argv=ARGV, health_timeout_s=1.0)
-    await client.start()
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGSTOP)
-    with pytest.raises(EngineError, match="did not answer"):
-        await client.health()
-    os.kill(client.pid, signal.SIGCONT)
-    await client.health()
-    await client.stop()
-
-
 PARENT = """
     import asyncio, sys
     from nestling.engine.config import EngineConfig

@@ -8,7 +8,6 @@ import pytest
 
 from nestling.engine.clients.messages import SamplingParams, Submit
 from nestling.engine.clients.thread_engine import ThreadEngine
-from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
 from nestling.errors import (
     ContextLengthExceededError,
@@ -141,7 +140,7 @@ async def test_health_answers_between_steps_or_fails_in_time() -> None:
 
 
 async def test_a_model_that_does_not_load_is_told_by_start() -> None:
-    def load(_: EngineConfig) -> object:
+    def load(*_: object) -> object:
         raise ModelFileError("/x", "is no model")
 
     client = ThreadEngine(config(), load=load)  # type: ignore[arg-type]

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from nestling.engine.clients.messages import Abort, EngineEvent, SamplingParams, Submit, TokenOutput
 from nestling.engine.clients.process_engine import ProcessEngine
-from nestling.engine.config import EngineConfig
+from nestling.engine.config import EngineConfig, EngineKind
 from nestling.engine.loop import EngineLoop
-from nestling.engine.runners.load import load_runner
+from nestling.engine.progress import EngineProgress
+from nestling.engine.runners.load import load_runner, make_runner
 from nestling.engine.runners.native import NativeRunner
 from nestling.engine.runners.reference import ReferenceRunner
 from nestling.engine.runners.runner import ModelRunner
@@ -265,3 +266,17 @@ def test_steps_share_the_memory_of_their_logits() -> None:
     assert narrow.shape == (3, TINY.num_text_tokens)
     assert np.shares_memory(narrow, wide)
     np.testing.assert_array_equal(narrow, first)
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_a_step_shows_progress_within_each_layer(engine: EngineKind) -> None:
+    """A hang would be seen by its absence, and a slow layer is no hang."""
+    progress = EngineProgress()
+    config = EngineConfig(model="-", engine=engine, num_blocks=16)
+    subject = make_runner(random_checkpoint(TINY), config, progress)
+    assert engine == "reference" or progress.loaded_bytes[0] == progress.loaded_bytes[1] > 0
+    loop = EngineLoop(subject, config, lambda _: None)  # whose own steps count elsewhere
+    loop.post(Submit("a", token_ids(TINY, 30, seed=1), SamplingParams(max_tokens=2, seed=1)))
+    before = progress.total()
+    loop.step()
+    assert progress.total() - before >= TINY.num_hidden_layers - TINY.num_kv_shared_layers

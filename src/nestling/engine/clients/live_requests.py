@@ -29,10 +29,18 @@ class LiveRequests:
         """Live ones that have been aborted: the engine drops them before it takes any other."""
         self._queues: dict[str, asyncio.Queue[TokenOutput | NestlingError]] = {}
         self._probes: dict[int, asyncio.Future[Stats]] = {}
+        self._unanswered: set[int] = set()
+        """Probes that the engine has yet to answer, whether or not somebody still waits."""
         self._num_probes = 0
+        self.last_stats: Stats | None = None
 
     def __len__(self) -> int:
         return len(self._queues)
+
+    @property
+    def has_work(self) -> bool:
+        """The engine owes somebody something."""
+        return bool(self._queues or self._unanswered)
 
     def is_live(self, request_id: str) -> bool:
         return request_id in self._queues
@@ -61,17 +69,18 @@ class LiveRequests:
                 self._leaving.add(request_id)
                 abort()
 
-    async def probe(self, send: Callable[[int], None], timeout_s: float) -> Stats:
-        """Send a numbered probe and await its answer; raises `EngineError` on none in time."""
+    async def probe(self, send: Callable[[int], None], timeout_s: float) -> Stats | None:
+        """Send a numbered probe and return its answer; None if none comes in time."""
         self._num_probes += 1
         probe_id = self._num_probes
         answer: asyncio.Future[Stats] = asyncio.get_running_loop().create_future()
         self._probes[probe_id] = answer
         try:
+            self._unanswered.add(probe_id)
             send(probe_id)
             return await asyncio.wait_for(answer, timeout_s)
         except TimeoutError:
-            raise EngineError(f"the engine did not answer within {timeout_s:g} s") from None
+            return None
         finally:
             del self._probes[probe_id]
 
@@ -84,6 +93,8 @@ class LiveRequests:
             elif isinstance(event, RequestFailed):
                 self._put(event.request_id, error_from(event), is_last=True)
             elif isinstance(event, Stats):
+                self.last_stats = event
+                self._unanswered.discard(event.probe_id)
                 answer = self._probes.get(event.probe_id)
                 if answer is not None and not answer.done():
                     answer.set_result(event)
@@ -95,6 +106,8 @@ class LiveRequests:
         for answer in self._probes.values():
             if not answer.done():
                 answer.set_exception(make_error())
+        self._unanswered.clear()
+        self.last_stats = None
 
     def _put(self, request_id: str, event: TokenOutput | NestlingError, *, is_last: bool) -> None:
         events = self._queues.pop(request_id, None) if is_last else self._queues.get(request_id)

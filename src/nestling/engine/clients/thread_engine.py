@@ -1,6 +1,7 @@
 """`EngineClient` over an engine loop in a thread of this process: for `LLM` and for tests.
 
 The loop's thread owns the engine; this object lives on one asyncio loop and only posts commands.
+Nobody watches whether the loop hangs: a thread cannot be killed.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from nestling.engine.clients.messages import (
 from nestling.engine.clients.wire import pack_submit
 from nestling.engine.config import EngineConfig
 from nestling.engine.loop import EngineLoop
+from nestling.engine.progress import EngineProgress
 from nestling.engine.runners.load import load_runner
 from nestling.engine.runners.runner import LoadRunner
 from nestling.errors import EngineError, ServerShutdownError
@@ -56,8 +58,9 @@ class ThreadEngine:
         if self._thread is not None:
             raise EngineError("the engine has been started before")
         self._asyncio_loop = asyncio.get_running_loop()
-        runner = await asyncio.to_thread(self._load, self._config)
-        self._loop = EngineLoop(runner, self._config, self._emit)
+        progress = EngineProgress()
+        runner = await asyncio.to_thread(self._load, self._config, progress)
+        self._loop = EngineLoop(runner, self._config, self._emit, progress=progress)
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name="engine-loop")
         self._thread.daemon = True  # a caller that forgets stop() must still be able to exit
         self._thread.start()
@@ -81,9 +84,12 @@ class ThreadEngine:
 
     async def health(self) -> Stats:
         loop = self._running_loop()
-        return await self._live.probe(
+        stats = await self._live.probe(
             lambda probe_id: loop.post(GetStats(probe_id)), self._health_timeout_s
         )
+        if stats is None:
+            raise EngineError(f"the engine did not answer within {self._health_timeout_s:g} s")
+        return stats
 
     async def stop(self) -> None:
         """End the loop after its present step; live requests end with `ServerShutdownError`."""

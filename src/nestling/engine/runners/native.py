@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
 from nestling.engine.kv.sizes import num_cache_blocks
+from nestling.engine.progress import EngineProgress
 from nestling.engine.runners.cores import num_usable_cores
 from nestling.engine.runners.shape import cache_shape, check_token_ids
 from nestling.errors import SettingsError
@@ -42,7 +43,9 @@ row that is gathered, so 4,096 different tokens would hold 0.4 GB of files that 
 class NativeRunner:
     """The decoder of the C++ core over a cache of two pools of blocks; a `ModelRunner`."""
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: EngineConfig, progress: EngineProgress | None = None
+    ) -> None:
         if config.block_size % KEY_GROUP != 0:
             raise SettingsError(
                 f"block_size: expected a multiple of {KEY_GROUP}, got {config.block_size}",
@@ -51,7 +54,9 @@ class NativeRunner:
         model = checkpoint.config
         self._lock = threading.Lock()
         """The core computes one batch at a time."""
+        progress = progress or EngineProgress()
         pool = ThreadPool(config.num_threads or num_usable_cores())
+        pool.count_pieces_in(progress.pieces)
         plan = PackPlan(
             model,
             checkpoint.tensors,
@@ -61,7 +66,9 @@ class NativeRunner:
             gathered_embeddings="gathered_embeddings" not in config.switches_off,
         )
         folder = Path(config.packed_dir) if config.packed_dir is not None else None
-        weights = load_weights(plan, checkpoint.path, checkpoint.sources, folder)
+        weights = load_weights(
+            plan, checkpoint.path, checkpoint.sources, folder, progress.report_bytes
+        )
         self.kv_dtype = _kv_dtype(config, is_quantized(weights))
         shape = cache_shape(config, model, self.kv_dtype, NATIVE_MAX_ROWS)
         self.num_blocks, self.num_sliding_blocks = num_cache_blocks(config, shape)

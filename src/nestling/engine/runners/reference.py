@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
 from nestling.engine.kv.sizes import num_cache_blocks
+from nestling.engine.progress import EngineProgress
 from nestling.engine.runners.runner import Logits
 from nestling.engine.runners.shape import cache_shape, check_token_ids
 from nestling.model.batch import ForwardBatch
@@ -22,8 +23,11 @@ REFERENCE_MAX_ROWS = 64
 class ReferenceRunner:
     """Gemma 3n's numpy decoder over a KV cache of two pools of blocks."""
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: EngineConfig, progress: EngineProgress | None = None
+    ) -> None:
         model = checkpoint.config
+        self._progress = progress or EngineProgress()
         self._lock = threading.Lock()
         """The decoder computes one batch at a time."""
         self._kv_dtype: KVDtype = "float32" if config.kv_dtype == "auto" else config.kv_dtype
@@ -50,7 +54,7 @@ class ReferenceRunner:
     def execute(self, batch: ForwardBatch) -> Logits:
         """See `ModelRunner.execute`."""
         with self._lock:
-            return self._decoder.forward(batch, self._cache)
+            return self._decoder.forward(batch, self._cache, lambda *_: self._progress.move())
 
     def score(self, token_ids: NDArray[np.int32]) -> Logits:
         """See `ModelRunner.score`."""

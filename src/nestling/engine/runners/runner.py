@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
+from nestling.engine.progress import EngineProgress
 from nestling.model.batch import ForwardBatch
 
 Logits = NDArray[np.float32]
@@ -88,5 +89,5 @@ class ModelRunner(Protocol):
         ...
 
 
-LoadRunner = Callable[[EngineConfig], ModelRunner]
+LoadRunner = Callable[[EngineConfig, EngineProgress], ModelRunner]
 """Builds the runner of an engine; raises `ModelFileError`."""
