@@ -31,19 +31,19 @@ class _Output(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """All of it, as far as the caller can tell."""
+        """Write the text, as far as the caller can tell."""
         with suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As far as that is possible."""
+        """Flush the stream if that is possible."""
         with suppress(OSError):
             self._stream.flush()
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Ours, to be found again when logging is configured anew."""
+    """A type of its own, so that it is found again when logging is configured anew."""
 
 
 def configure_logging(

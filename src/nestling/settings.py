@@ -227,7 +227,7 @@ class Settings(BaseSettings):
 
     @property
     def packed_dir(self) -> str | None:
-        """Where packed weights are kept; None: nowhere."""
+        """Return the folder of packed weights, None if they are not kept."""
         return str(self.data_dir / "packed") if self.pack_cache else None
 
     @field_validator("cors_origins", "allowed_hosts", mode="before")

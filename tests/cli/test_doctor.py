@@ -27,7 +27,7 @@ def test_a_good_machine(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert all(check["is_good"] for check in checks.values())
     assert checks["python"]["detail"].endswith(f"({sys.executable})")
     assert str(tmp_path / "data") in checks["data directory"]["detail"]
-    assert f"port {port} of 127.0.0.1 is free" in checks["port"]["detail"]
+    assert f"{port} is free at 127.0.0.1" == checks["port"]["detail"]
     shown = call("doctor").out.splitlines()
     assert [line[:4] for line in shown] == ["ok  "] * len(NAMES)
     assert [line[6:20].strip() for line in shown] == NAMES

@@ -113,7 +113,7 @@ def test_the_list_for_people(call: Call) -> None:
     call("keys", "create", "--name", "laptop", "--limit", "5")
     header, row = call("keys", "list").out.splitlines()
     assert header.split("  ")[0] == "PREFIX"
-    assert re.fullmatch(r"\w{8}  laptop  api   enabled  5      \d{4}-.* -", row)
+    assert re.fullmatch(r"\w{8}  laptop  api   enabled  5      \d{4}-\d\d-\d\d \d\d:\d\d  -", row)
 
 
 def test_help_is_shown_alone(call: Call) -> None:

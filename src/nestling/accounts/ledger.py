@@ -1,4 +1,4 @@
-"""What requests use and cost: held before, settled after, one row each.
+"""Records what requests use and cost: held before, settled after, one row each.
 
 `Ledger` lives on the event loop and only queues; `accounts/ledger_writer.py` writes whatever waits
 in one transaction, in a thread. A key's limit is compared inside the transaction that makes the

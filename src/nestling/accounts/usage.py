@@ -82,7 +82,7 @@ class UsageRow:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Where it stands among all rows, newest first."""
+        """Return the place of this row among all rows, which are sorted by it."""
         return microseconds(self.started_at), self.usage_id
 
 

@@ -24,7 +24,7 @@ NUM_PROBE_TOKENS = 32
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at, whether it is good, and what was seen or should be done."""
+    """One finding: the thing looked at, whether it is good, and what was seen or should be done."""
 
     name: str
     is_good: bool
@@ -92,7 +92,7 @@ def _port(settings: Settings) -> str:
 
     for listener in listen(settings.host, settings.port):
         listener.close()
-    return f"port {settings.port} of {settings.host} is free"
+    return f"{settings.port} is free at {settings.host}"
 
 
 def _model(settings: Settings) -> str:

@@ -118,11 +118,8 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     elif not rows:
         print_text("There are no keys yet. To make one: nestling keys create --name NAME")
     else:
-        columns = ("prefix", "name", "kind", "state", "limit", "created_at", "last_used_at")
-        print_table(
-            [column.removesuffix("_at").replace("_", " ") for column in columns],
-            [[row[column] for column in columns] for row in rows],
-        )
+        header = ("prefix", "name", "kind", "state", "limit", "created (utc)", "last used (utc)")
+        print_table(header, [_list_row(row) for row in rows])
 
 
 @app.command()
@@ -196,6 +193,12 @@ def _describe(key: ApiKey) -> dict[str, Any]:
         "last_used_at": moment(key.last_used_at),
         "expires_at": moment(key.expires_at),
     }
+
+
+def _list_row(key: dict[str, Any]) -> list[Any]:
+    """Return the cells of a key in the list for people, its times to the minute."""
+    times = [key[name] and key[name][:16] for name in ("created_at", "last_used_at")]
+    return [*(key[name] for name in ("prefix", "name", "kind", "state", "limit")), *times]
 
 
 def _limit_text(limit: SpendLimit) -> str:

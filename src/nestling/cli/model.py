@@ -1,4 +1,4 @@
-"""The model that a command computes with itself, as the settings say."""
+"""Opens the model that a command computes with itself."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from nestling.weights.packed_store import show_notices
 
 
 def open_model(path: Path, settings: Settings) -> LLM:
-    """The model at `path`; says on stderr if that takes long. To be closed by the caller."""
+    """Return the model at `path`, to be closed by the caller; tell on stderr if that takes long."""
     show_notices()
     return LLM(
         str(path),

@@ -1,4 +1,4 @@
-"""What the commands share: how a command line is declared, and options, each declared once."""
+"""Declares what several commands share: the form of a command line, and each option once."""
 
 from typing import Annotated, Any
 

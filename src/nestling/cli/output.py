@@ -1,4 +1,4 @@
-"""How commands print: JSON for programs; lines, tables and answers for people."""
+"""Prints for programs (JSON) and for people (lines, tables, answers)."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A progress bar with the time left, on one line of stderr; nothing where stderr is no terminal."""
+"""Shows progress and the time left on one line of stderr, if stderr is a terminal."""
 
 import sys
 from shutil import get_terminal_size

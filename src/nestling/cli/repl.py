@@ -1,4 +1,4 @@
-"""The conversation of `nestling chat` in a terminal: prompt, streamed answers, slash commands.
+"""Holds the conversation of `nestling chat`: prompt, streamed answers, slash commands.
 
 Answers go to standard output; everything else that is shown goes to stderr, so that
 `nestling chat > file` keeps nothing but the answers.
@@ -146,4 +146,4 @@ COMMANDS: dict[str, tuple[Callable[[Session, str], None], str]] = {
     "clear": (_clear, "forgets the conversation."),
     "quit": (_quit, "leaves."),
 }
-"""What a line that starts with a slash may be: what it does and what /help says."""
+"""For each word after a slash, the function that obeys it and what /help says."""

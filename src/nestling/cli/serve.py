@@ -152,7 +152,7 @@ class _Announcement:
 
 
 def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
-    """The engine's part of the settings."""
+    """Return the engine's part of the settings."""
     return EngineConfig(
         model=str(entry.path),
         engine=settings.engine,
@@ -170,7 +170,7 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
 
 
 def identify(entry: ModelEntry, checkpoint: Checkpoint, settings: Settings) -> ModelIdentity:
-    """What replies call the model; the fingerprint covers weights, quantisation and engine."""
+    """Return what replies call the model. The fingerprint covers weights, quantisation, engine."""
     engine = (__version__, settings.engine, settings.dtype, settings.kv_dtype)
     weights = (checkpoint.quantization, checkpoint.config, sampled_digest(entry.path))
     seen = (engine, entry.model_id, weights)
@@ -184,7 +184,7 @@ def identify(entry: ModelEntry, checkpoint: Checkpoint, settings: Settings) -> M
 
 
 def banner(url: str, entry: ModelEntry, settings: Settings, first_key: str | None) -> str:
-    """What a person sees when the server is ready."""
+    """Return what a person sees when the server is ready."""
     lines = [f"Nestling {__version__} is ready: {url}", ""]
     if entry.is_embedded:
         lines += [

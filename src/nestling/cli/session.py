@@ -1,4 +1,4 @@
-"""A conversation in the terminal: history, sampling settings, figures of the last answer."""
+"""Keeps a conversation: its history, sampling parameters and the figures of the last answer."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from nestling.llm import LLM
 from nestling.plain_text import NotUtf8Error, check_decoded
 
 SETTABLE: Mapping[str, Reader] = {**SAMPLING_FIELDS, "max_tokens": MAX_TOKENS}
-"""What `/set` and the options may change."""
+"""The parameters that `/set` and the options may change."""
 
 
 def checked_text(name: str, text: str) -> str:
@@ -70,7 +70,7 @@ class Session:
         self.history += [ChatMessage("user", text), ChatMessage("assistant", answer)]
 
     def stats(self) -> str:
-        """Figures of the last answer, in one line."""
+        """Return the figures of the last answer in one line."""
         decode_s = self.e2e_latency_s - self.ttft_s
         rate = (self.num_tokens - 1) / decode_s if decode_s > 0 and self.num_tokens > 1 else 0.0
         return (

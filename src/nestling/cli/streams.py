@@ -1,4 +1,4 @@
-"""The standard streams of a command, made so that no state of them ends in a traceback.
+"""Opens the standard streams of a command so that no state of them ends in a traceback.
 
 A character that the encoding lacks is written as an escape. Output that cannot be written raises
 `OutputError` once. A failing stderr is ignored, since there is nowhere left to say so.
