@@ -39,3 +39,31 @@ def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(clean) == 12
     (package / "a.py").write_text("a = 2\n")
     assert commit() == f"{clean}-dirty"
+
+
+def test_commit_is_unknown_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a missing program nor a broken checkout stops a measurement."""
+    package = tmp_path / "src" / "nestling"
+    package.mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(machine, "_PACKAGE", package)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit() is None
+
+
+def test_memory_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no /proc, the peak that it counts stands for both."""
+    of_proc = peak_resident_bytes()
+    monkeypatch.setattr(machine, "_STATUS", tmp_path / "none")
+    assert peak_resident_bytes() == pytest.approx(of_proc, rel=0.1)
+    assert resident_bytes() == peak_resident_bytes()
+
+
+def test_a_status_without_the_figure_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, not taken for 0."""
+    (tmp_path / "status").write_text("Name:\tpython\n")
+    monkeypatch.setattr(machine, "_STATUS", tmp_path / "status")
+    with pytest.raises(OSError, match="has no VmRSS"):
+        resident_bytes()

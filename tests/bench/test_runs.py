@@ -2,10 +2,12 @@
 
 import shutil
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from nestling.bench.figures import PhaseTimes
+from nestling.bench.figures import PhaseTimes, Refusal
 from nestling.bench.plan import BenchPlan
 from nestling.bench.report import profile_rows
 from nestling.bench.runs import run_bench
@@ -42,3 +44,14 @@ def test_profile_rows_are_milliseconds_a_step() -> None:
         ("prefill", "2", "31", "0", "1.5", "250.000", "0.000"),
         ("prefix hit", "4", "2", "48", "0.2", "25.000", "0.500"),
     ]
+
+
+def test_a_failure_keeps_its_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What went wrong in the child for another reason than bad input is an engine's error."""
+    child = tmp_path / "child"
+    refusal = msgspec.json.encode(Refusal("no memory", EngineError.exit_code)).decode()
+    child.write_text(f"#!/bin/sh\necho '{refusal}'\nexit {EngineError.exit_code}\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    with pytest.raises(EngineError, match="no memory"):
+        run_bench(PLAN, with_profile=False, on_progress=lambda _text: None)
