@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check bench format lock clients parity native-test native-test-arm64 native-test-x86 skills wheel wheel-test clean
+.PHONY: help serve test check stub bench format lock clients parity native-test native-test-arm64 native-test-x86 skills wheel wheel-test clean
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 20
 
@@ -57,9 +57,24 @@ test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no wheel,
 check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(call write_stub,build/_core.pyi)
+	@cmp -s build/_core.pyi $(STUB) || { echo "$(STUB) is not what the extension says: run make stub" >&2; exit 1; }
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(shell find native -name '*.cpp' -o -name '*.h')
+
+# The stub is checked in, so that type checkers know the extension in a fresh clone, and wheels hold it.
+STUB := src/nestling/native/_core.pyi
+define write_stub
+	@mkdir -p build
+	@$(BIN)/python -m nanobind.stubgen -q -D -m nestling.native._core -o build/_core.stubgen.pyi
+	@{ echo "# Types of the C++ core, written by make stub from native/bindings. Only this package imports it."; \
+	  cat build/_core.stubgen.pyi; } > $(1)
+	@$(BIN)/ruff format -q $(1)
+endef
+
+stub: $(VENV)/.built $(VENV)/.dev ## write the types of the C++ core anew, after a change of its bindings
+	$(call write_stub,$(STUB))
 
 bench: $(VENV)/.built ## measure speed and memory, draw the curves into docs/ under the model's name (MODEL, THREADS)
 	@$(BIN)/nestling bench --profile --curves docs \

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.native.sampling import sample, top_logprobs
-from nestling.native.variant import instruction_set
+from nestling.native.system import instruction_set
 
 VOCAB_SIZE = 262_144
 NEUTRAL: dict[str, Any] = {

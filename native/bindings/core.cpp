@@ -1,6 +1,7 @@
 // The extension module nestling.native._core: checks arguments, releases the GIL, calls a kernel.
 //
-// std::invalid_argument from a kernel arrives in Python as ValueError.
+// std::invalid_argument from a kernel arrives in Python as ValueError. `make stub` writes the types
+// of this module to _core.pyi; nb::sig says them where nanobind cannot derive them.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -59,6 +60,15 @@ double measured_bandwidth(std::size_t num_bytes, ThreadPool& pool) {
 // One number in memory that Python owns and another process may watch.
 using Counter = nb::ndarray<std::int64_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
 
+// From slow to fast.
+nb::tuple supported_variants() {
+  nb::list names;
+  for (const Variant variant : kVariants) {
+    if (is_supported(variant)) names.append(name_of(variant));
+  }
+  return nb::tuple(names);
+}
+
 void bind(nb::module_& module) {
   module.attr("MAX_THREADS") = ThreadPool::kMaxThreads;
   nb::class_<ThreadPool>(module, "ThreadPool")
@@ -67,18 +77,19 @@ void bind(nb::module_& module) {
       .def(
           "count_pieces_in",
           [](ThreadPool& self, const Counter& counter) { self.count_pieces_in(counter.data()); },
-          "counter"_a.noconvert(), nb::keep_alive<1, 2>());
+          "counter"_a.noconvert(), nb::keep_alive<1, 2>(),
+          nb::sig("def count_pieces_in(self, counter: numpy.typing.NDArray[numpy.int64]) -> None"));
   module.def("sample", &sample_token, "logits"_a, nb::kw_only(), "temperature"_a, "top_k"_a,
-             "top_p"_a, "top_a"_a, "min_p"_a, "uniform"_a);
-  module.def("top_logprobs", &best_logprobs, "logits"_a, "count"_a);
+             "top_p"_a, "top_a"_a, "min_p"_a, "uniform"_a,
+             nb::sig("def sample(logits: numpy.typing.NDArray[numpy.float32], *, "
+                     "temperature: float, top_k: int, top_p: float, top_a: float, min_p: float, "
+                     "uniform: float) -> int"));
+  module.def("top_logprobs", &best_logprobs, "logits"_a, "count"_a,
+             nb::sig("def top_logprobs(logits: numpy.typing.NDArray[numpy.float32], count: int) -> "
+                     "tuple[float, numpy.typing.NDArray[numpy.int32], "
+                     "numpy.typing.NDArray[numpy.float32]]"));
   module.def("read_bandwidth", &measured_bandwidth, "num_bytes"_a, "pool"_a);
-  module.def("variants", [] {
-    nb::list names;
-    for (const Variant variant : kVariants) {
-      if (is_supported(variant)) names.append(name_of(variant));
-    }
-    return nb::tuple(names);
-  });
+  module.def("variants", &supported_variants, nb::sig("def variants() -> tuple[str, ...]"));
 }
 
 }  // namespace

@@ -270,11 +270,25 @@ void bind_gemma3n(nb::module_& module) {
   nb::class_<Model>(module, "Gemma3n")
       .def("__init__", &make_model, "config"_a, "layers"_a, "weights"_a, nb::kw_only(),
            "max_num_batched_tokens"_a, "max_model_len"_a, "prefill_skip"_a, "fused_passes"_a,
-           "wanted_logits_only"_a, "int16_activations"_a, "pool"_a, "variant"_a)
+           "wanted_logits_only"_a, "int16_activations"_a, "pool"_a, "variant"_a,
+           nb::sig("def __init__(self, config: dict[str, float], "
+                   "layers: list[typing.Any], weights: dict[str, typing.Any], *, "
+                   "max_num_batched_tokens: int, max_model_len: int, prefill_skip: bool, "
+                   "fused_passes: bool, wanted_logits_only: bool, int16_activations: bool, "
+                   "pool: ThreadPool, variant: str) -> None"))
       .def("step", &step, "cache"_a, "input_ids"_a, "positions"_a, "query_start_loc"_a,
            "full_block_table"_a, "sliding_block_table"_a, "logit_rows"_a, "logits"_a.noconvert(),
-           "on_layer"_a.none() = nb::none())
-      .def("times", &times)
+           "on_layer"_a.none() = nb::none(),
+           nb::sig("def step(self, cache: KvCache, input_ids: numpy.typing.NDArray[numpy.int32], "
+                   "positions: numpy.typing.NDArray[numpy.int32], "
+                   "query_start_loc: numpy.typing.NDArray[numpy.int32], "
+                   "full_block_table: numpy.typing.NDArray[numpy.int32], "
+                   "sliding_block_table: numpy.typing.NDArray[numpy.int32], "
+                   "logit_rows: numpy.typing.NDArray[numpy.int32], "
+                   "logits: numpy.typing.NDArray[numpy.float32], "
+                   "on_layer: collections.abc.Callable[[int, "
+                   "numpy.typing.NDArray[numpy.float32]], None] | None = None) -> None"))
+      .def("times", &times, nb::sig("def times(self) -> dict[str, float]"))
       .def("weight_bytes_per_token",
            [](const Model& self) { return self.model->weight_bytes_per_token(); });
   nb::class_<KvCache>(module, "KvCache")

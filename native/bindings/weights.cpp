@@ -177,35 +177,58 @@ nb::tuple planes(const PackedWeights& packed, const nb::handle& owner) {
                         view(packed.mins_plane()));
 }
 
+constexpr const char* kFormatType =
+    "typing.Literal['float32', 'float16', 'bfloat16', 'q4', 'q6', 'q8']";
+
 template <class Packed>
-void bind_packed(nb::module_& module, const char* name) {
-  nb::class_<Packed>(module, name)
+void bind_packed(nb::module_& module, const std::string& name) {
+  const std::string pack_signature =
+      "def pack(data: numpy.typing.NDArray[numpy.uint8], dtype: str, row_size: int, "
+      "pool: ThreadPool, target: " +
+      std::string(kFormatType) + " | None = None) -> " + name;
+  const std::string format_signature = std::string("def format(self) -> ") + kFormatType;
+  nb::class_<Packed>(module, name.c_str())
       .def_static("pack", &pack<Packed>, "data"_a, "dtype"_a, "row_size"_a, "pool"_a,
-                  "target"_a = nb::none())
+                  "target"_a = nb::none(), nb::sig(pack_signature.c_str()))
       .def_static("map", &map<Packed>, "file"_a, "packed_format"_a, "num_rows"_a, "row_size"_a,
                   "values"_a, "scales"_a.none(), "mins"_a.none())
-      .def("planes",
-           [](nb::handle_t<Packed> self) { return planes(nb::cast<const Packed&>(self), self); })
-      .def("unpack", &unpacked<Packed>)
-      .def_prop_ro("format",
-                   [](const Packed& packed) {
-                     return kFormatNames[static_cast<std::size_t>(packed.format())];
-                   })
+      .def(
+          "planes",
+          [](nb::handle_t<Packed> self) { return planes(nb::cast<const Packed&>(self), self); },
+          nb::sig("def planes(self) -> tuple[numpy.typing.NDArray[numpy.uint8], "
+                  "numpy.typing.NDArray[numpy.uint8] | None, "
+                  "numpy.typing.NDArray[numpy.uint8] | None]"))
+      .def("unpack", &unpacked<Packed>,
+           nb::sig("def unpack(self) -> numpy.typing.NDArray[numpy.float32]"))
+      .def_prop_ro(
+          "format",
+          [](const Packed& packed) {
+            return kFormatNames[static_cast<std::size_t>(packed.format())];
+          },
+          nb::sig(format_signature.c_str()))
       .def_prop_ro("has_min", &Packed::has_min)
-      .def_prop_ro("shape",
-                   [](const Packed& packed) {
-                     const auto shape = shape_of(packed);
-                     return nb::make_tuple(shape[0], shape[1]);
-                   })
+      .def_prop_ro(
+          "shape",
+          [](const Packed& packed) {
+            const auto shape = shape_of(packed);
+            return nb::make_tuple(shape[0], shape[1]);
+          },
+          nb::sig("def shape(self) -> tuple[int, int]"))
       .def_prop_ro("nbytes", &Packed::num_bytes);
 }
 
 }  // namespace
 
 void bind_weights(nb::module_& module) {
-  module.def("stored_types", &all_stored_types);
-  module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a);
-  module.def("encode_rows", &encode_rows, "values"_a, "dtype"_a, "pool"_a);
+  module.def("stored_types", &all_stored_types,
+             nb::sig("def stored_types() -> tuple[tuple[str, int, int, int], ...]"));
+  module.def("decode_rows", &decode_rows, "data"_a, "dtype"_a, "row_size"_a, "index"_a,
+             nb::sig("def decode_rows(data: numpy.typing.NDArray[numpy.uint8], dtype: str, "
+                     "row_size: int, index: numpy.typing.NDArray[numpy.int64]) -> "
+                     "numpy.typing.NDArray[numpy.float32]"));
+  module.def("encode_rows", &encode_rows, "values"_a, "dtype"_a, "pool"_a,
+             nb::sig("def encode_rows(values: numpy.typing.NDArray[numpy.float32], dtype: str, "
+                     "pool: ThreadPool) -> numpy.typing.NDArray[numpy.uint8]"));
   nb::class_<MappedFile>(module, "MappedFile")
       .def("__init__", &map_file, "descriptor"_a)
       .def_prop_ro("nbytes", &MappedFile::num_bytes);

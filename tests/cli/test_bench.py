@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nestling.native.variant import instruction_set
+from nestling.native.system import instruction_set
 from nestling.weights.catalog import embedded_model
 from tests.cli.conftest import Call, run
 

@@ -10,7 +10,7 @@ from nestling.model.kv_cache import KVDtype
 from nestling.model.ops import Array
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import Gemma3n, KvCache, OnLayer
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.weights.packing import WeightDtype, core_config, core_layers, pack_weights
 
 

@@ -13,7 +13,7 @@ from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import NumpyKernels
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER, Gemma3n, KvCache
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.weights.packing import PackPlan, core_config, core_layers, pack_weights
 from tests.model.native_decoder import Native, NativeDecoder
 from tests.model.session import Array, NumpyDecoder, OnLayer, Session, make_decoder, one_shot

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nestling.engine.config import EngineConfig
 from nestling.engine.runners.native import NativeRunner
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from nestling.weights.packing import WeightDtype

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.native.weights import ColumnMatrix, Matrix, RowMatrix
 from tests.native.stored_blocks import (
     BLOCKS_OF_32,

@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.native.weights import decode_rows, encode_rows, stored_types
 from tests.native.stored_blocks import TYPES, block_layout, library_values, random_bytes
 

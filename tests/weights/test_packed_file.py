@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.native.weights import (
     LAYOUT_VERSION,
     ColumnMatrix,

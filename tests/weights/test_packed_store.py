@@ -21,7 +21,7 @@ from nestling.engine.config import EngineConfig
 from nestling.engine.runners import native as native_runner
 from nestling.engine.runners.load import load_runner
 from nestling.engine.runners.native import NativeRunner
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.native.weights import MappedFile
 from nestling.weights import packed_file, packed_store
 from nestling.weights.checkpoint import load_checkpoint

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nestling.errors import ModelFileError
 from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import NumpyKernels
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from nestling.weights.quantize import TYPES, quantize_checkpoint

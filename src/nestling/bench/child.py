@@ -19,8 +19,7 @@ from nestling.engine.clients.messages import SamplingParams
 from nestling.engine.config import EngineConfig
 from nestling.errors import NestlingError
 from nestling.llm import LLM
-from nestling.native.bandwidth import read_bandwidth
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool, read_bandwidth
 from nestling.weights.packed_store import show_notices
 
 BANDWIDTH_BUFFER_BYTES = 1 << 30

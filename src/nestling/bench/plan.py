@@ -4,7 +4,7 @@ import msgspec
 
 from nestling.engine.config import SWITCHES
 from nestling.errors import SettingsError
-from nestling.native.threads import MAX_THREADS
+from nestling.native.system import MAX_THREADS
 
 MAX_BATCH = 64
 """The most sequences that the engine computes together."""

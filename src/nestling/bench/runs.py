@@ -13,7 +13,7 @@ from nestling.bench.figures import Curves, PhaseTimes, Refusal, Start, Throughpu
 from nestling.bench.machine import commit
 from nestling.bench.plan import BenchPlan
 from nestling.errors import EngineError, InvalidRequestError
-from nestling.native.variant import instruction_set
+from nestling.native.system import instruction_set
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -69,7 +69,7 @@ def _run(name: str, look: Callable[[], str]) -> Check:
 
 
 def _processor() -> str:
-    from nestling.native.variant import instruction_set
+    from nestling.native.system import instruction_set
 
     return f"{os.cpu_count()} cores, {platform.machine()}, kernels: {instruction_set()}"
 

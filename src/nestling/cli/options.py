@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nestling.native.threads import MAX_THREADS
+from nestling.native.system import MAX_THREADS
 
 DataDir = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from nestling.cli.output import print_json, print_text
 from nestling.cli.progress import ProgressBar
 from nestling.engine.runners.cores import num_usable_cores
 from nestling.errors import InvalidRequestError
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.plain_text import escape_line
 from nestling.weights.checkpoint import load_checkpoint
 from nestling.weights.quantize import quantize_checkpoint

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nestling.errors import SettingsError
-from nestling.native.threads import MAX_THREADS
+from nestling.native.system import MAX_THREADS
 from nestling.weights.packing import WeightDtype
 
 EngineKind = Literal["native", "reference"]

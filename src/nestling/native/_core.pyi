@@ -1,133 +1,20 @@
-# The C++ core as native/bindings/core.cpp exposes it; only this package imports it.
-
+# Types of the C++ core, written by make stub from native/bindings. Only this package imports it.
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+import numpy
+import numpy.typing
 
-_Format: TypeAlias = Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"]
-_Planes: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]
-_Variant: TypeAlias = Literal["best", "portable", "avx2", "avx512", "neon"]
+MAX_THREADS: int = 256
 
-LAYOUT_VERSION: int
-FIRST_INT8_POW2_LAYER: int
-
-MAX_THREADS: int
-
-@final
 class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...
     @property
     def num_threads(self) -> int: ...
-    def count_pieces_in(self, counter: NDArray[np.int64]) -> None: ...
+    def count_pieces_in(self, counter: numpy.typing.NDArray[numpy.int64]) -> None: ...
 
-@final
-class MappedFile:
-    def __init__(self, descriptor: int) -> None: ...
-    @property
-    def nbytes(self) -> int: ...
-
-@final
-class Matrix:
-    @staticmethod
-    def pack(
-        data: NDArray[np.uint8],
-        dtype: str,
-        row_size: int,
-        pool: ThreadPool,
-        target: _Format | None = None,
-    ) -> Matrix: ...
-    @staticmethod
-    def map(
-        file: MappedFile,
-        packed_format: str,
-        num_rows: int,
-        row_size: int,
-        values: int,
-        scales: int | None,
-        mins: int | None,
-    ) -> Matrix: ...
-    def planes(self) -> _Planes: ...
-    def unpack(self) -> NDArray[np.float32]: ...
-    @property
-    def format(self) -> _Format: ...
-    @property
-    def has_min(self) -> bool: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def nbytes(self) -> int: ...
-
-@final
-class RowMatrix:
-    @staticmethod
-    def pack(
-        data: NDArray[np.uint8],
-        dtype: str,
-        row_size: int,
-        pool: ThreadPool,
-        target: _Format | None = None,
-    ) -> RowMatrix: ...
-    @staticmethod
-    def map(
-        file: MappedFile,
-        packed_format: str,
-        num_rows: int,
-        row_size: int,
-        values: int,
-        scales: int | None,
-        mins: int | None,
-    ) -> RowMatrix: ...
-    def planes(self) -> _Planes: ...
-    def unpack(self) -> NDArray[np.float32]: ...
-    @property
-    def format(self) -> _Format: ...
-    @property
-    def has_min(self) -> bool: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def nbytes(self) -> int: ...
-
-@final
-class ColumnMatrix:
-    @staticmethod
-    def pack(
-        data: NDArray[np.uint8],
-        dtype: str,
-        row_size: int,
-        pool: ThreadPool,
-        target: _Format | None = None,
-    ) -> ColumnMatrix: ...
-    @staticmethod
-    def map(
-        file: MappedFile,
-        packed_format: str,
-        num_rows: int,
-        row_size: int,
-        values: int,
-        scales: int | None,
-        mins: int | None,
-    ) -> ColumnMatrix: ...
-    def planes(self) -> _Planes: ...
-    def unpack(self) -> NDArray[np.float32]: ...
-    @property
-    def format(self) -> _Format: ...
-    @property
-    def has_min(self) -> bool: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def nbytes(self) -> int: ...
-
-def stored_types() -> tuple[tuple[str, int, int, int], ...]: ...
-def decode_rows(
-    data: NDArray[np.uint8], dtype: str, row_size: int, index: NDArray[np.int64]
-) -> NDArray[np.float32]: ...
-def encode_rows(values: NDArray[np.float32], dtype: str, pool: ThreadPool) -> NDArray[np.uint8]: ...
 def sample(
-    logits: NDArray[np.float32],
+    logits: numpy.typing.NDArray[numpy.float32],
     *,
     temperature: float,
     top_k: int,
@@ -137,12 +24,138 @@ def sample(
     uniform: float,
 ) -> int: ...
 def top_logprobs(
-    logits: NDArray[np.float32], count: int
-) -> tuple[float, NDArray[np.int32], NDArray[np.float32]]: ...
+    logits: numpy.typing.NDArray[numpy.float32], count: int
+) -> tuple[float, numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]: ...
 def read_bandwidth(num_bytes: int, pool: ThreadPool) -> float: ...
-def variants() -> tuple[_Variant, ...]: ...
+def variants() -> tuple[str, ...]: ...
+def stored_types() -> tuple[tuple[str, int, int, int], ...]: ...
+def decode_rows(
+    data: numpy.typing.NDArray[numpy.uint8],
+    dtype: str,
+    row_size: int,
+    index: numpy.typing.NDArray[numpy.int64],
+) -> numpy.typing.NDArray[numpy.float32]: ...
+def encode_rows(
+    values: numpy.typing.NDArray[numpy.float32], dtype: str, pool: ThreadPool
+) -> numpy.typing.NDArray[numpy.uint8]: ...
 
-@final
+class MappedFile:
+    def __init__(self, descriptor: int) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+LAYOUT_VERSION: int = 6
+
+class Matrix:
+    @staticmethod
+    def pack(
+        data: numpy.typing.NDArray[numpy.uint8],
+        dtype: str,
+        row_size: int,
+        pool: ThreadPool,
+        target: Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"] | None = None,
+    ) -> Matrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> Matrix: ...
+    def planes(
+        self,
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.uint8],
+        numpy.typing.NDArray[numpy.uint8] | None,
+        numpy.typing.NDArray[numpy.uint8] | None,
+    ]: ...
+    def unpack(self) -> numpy.typing.NDArray[numpy.float32]: ...
+    @property
+    def format(self) -> Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"]: ...
+    @property
+    def has_min(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class RowMatrix:
+    @staticmethod
+    def pack(
+        data: numpy.typing.NDArray[numpy.uint8],
+        dtype: str,
+        row_size: int,
+        pool: ThreadPool,
+        target: Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"] | None = None,
+    ) -> RowMatrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> RowMatrix: ...
+    def planes(
+        self,
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.uint8],
+        numpy.typing.NDArray[numpy.uint8] | None,
+        numpy.typing.NDArray[numpy.uint8] | None,
+    ]: ...
+    def unpack(self) -> numpy.typing.NDArray[numpy.float32]: ...
+    @property
+    def format(self) -> Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"]: ...
+    @property
+    def has_min(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class ColumnMatrix:
+    @staticmethod
+    def pack(
+        data: numpy.typing.NDArray[numpy.uint8],
+        dtype: str,
+        row_size: int,
+        pool: ThreadPool,
+        target: Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"] | None = None,
+    ) -> ColumnMatrix: ...
+    @staticmethod
+    def map(
+        file: MappedFile,
+        packed_format: str,
+        num_rows: int,
+        row_size: int,
+        values: int,
+        scales: int | None,
+        mins: int | None,
+    ) -> ColumnMatrix: ...
+    def planes(
+        self,
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.uint8],
+        numpy.typing.NDArray[numpy.uint8] | None,
+        numpy.typing.NDArray[numpy.uint8] | None,
+    ]: ...
+    def unpack(self) -> numpy.typing.NDArray[numpy.float32]: ...
+    @property
+    def format(self) -> Literal["float32", "float16", "bfloat16", "q4", "q6", "q8"]: ...
+    @property
+    def has_min(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+FIRST_INT8_POW2_LAYER: int = 12
+
 class Gemma3n:
     def __init__(
         self,
@@ -162,19 +175,18 @@ class Gemma3n:
     def step(
         self,
         cache: KvCache,
-        input_ids: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        query_start_loc: NDArray[np.int32],
-        full_block_table: NDArray[np.int32],
-        sliding_block_table: NDArray[np.int32],
-        logit_rows: NDArray[np.int32],
-        logits: NDArray[np.float32],
-        on_layer: Callable[[int, NDArray[np.float32]], None] | None = None,
+        input_ids: numpy.typing.NDArray[numpy.int32],
+        positions: numpy.typing.NDArray[numpy.int32],
+        query_start_loc: numpy.typing.NDArray[numpy.int32],
+        full_block_table: numpy.typing.NDArray[numpy.int32],
+        sliding_block_table: numpy.typing.NDArray[numpy.int32],
+        logit_rows: numpy.typing.NDArray[numpy.int32],
+        logits: numpy.typing.NDArray[numpy.float32],
+        on_layer: Callable[[int, numpy.typing.NDArray[numpy.float32]], None] | None = None,
     ) -> None: ...
     def times(self) -> dict[str, float]: ...
     def weight_bytes_per_token(self) -> float: ...
 
-@final
 class KvCache:
     def __init__(
         self,

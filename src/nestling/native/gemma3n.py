@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.native import _core
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 
 Int32 = NDArray[np.int32]
 FIRST_INT8_POW2_LAYER: int = _core.FIRST_INT8_POW2_LAYER
@@ -91,11 +91,11 @@ class Gemma3n:
         )
 
     def times(self) -> dict[str, float]:
-        """Seconds by part (`*_s`) and counts (`num_*`, `weight_bytes`) since the model was made."""
+        """Return seconds by part (`*_s`) and counts since the model was made."""
         return self.core.times()
 
     def weight_bytes_per_token(self) -> float:
-        """Bytes of weights that one decoded token reads, embedding tables left out."""
+        """Return the bytes of weights that one decoded token reads, without embedding tables."""
         return self.core.weight_bytes_per_token()
 
 

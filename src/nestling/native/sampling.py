@@ -30,7 +30,7 @@ def sample(
     min_p: float,
     uniform: float,
 ) -> int:
-    """The id drawn from `logits` [vocab_size] by `uniform` in [0, 1).
+    """Return the id drawn from `logits` [vocab_size] by `uniform` in [0, 1).
 
     Filters act in this order, each on what the one before it left: temperature (0: the best id, and
     nothing else counts); top_k keeps exactly k; top_p the fewest best whose mass reaches it; top_a
@@ -53,7 +53,7 @@ def sample(
 
 
 def top_logprobs(logits: NDArray[np.float32], count: int) -> TopLogprobs:
-    """The `count` likeliest tokens of `logits` [vocab_size] with log_softmax of their logits.
+    """Return the `count` likeliest tokens of `logits` [vocab_size] and their log-probabilities.
 
     Lower ids come first among equals; fewer than `count` if fewer logits are finite. Raises as
     `sample` does.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nestling.native import _core
 from nestling.native._core import LAYOUT_VERSION, ColumnMatrix, MappedFile, Matrix, RowMatrix
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 
 __all__ = [
     "LAYOUT_VERSION",
@@ -55,16 +55,16 @@ def stored_types() -> tuple[StoredType, ...]:
 def decode_rows(
     data: NDArray[np.uint8], dtype: str, row_size: int, index: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """[len(index), row_size]: rows of the stored matrix `data` [num_bytes]; reads only these.
+    """Return rows `index` of the stored matrix `data` [num_bytes], as [len(index), row_size].
 
-    The values are those of the `gguf` library. Raises ValueError on an unknown type or on bytes
-    that are not whole rows, IndexError on a row that is not there.
+    Only these rows are read. The values are those of the `gguf` library. Raises ValueError on an
+    unknown type or on bytes that are not whole rows, IndexError on a row that is not there.
     """
     return _core.decode_rows(data, dtype, row_size, index)
 
 
 def encode_rows(values: NDArray[np.float32], dtype: str, pool: ThreadPool) -> NDArray[np.uint8]:
-    """[num_rows, row_bytes]: `values` [num_rows, row_size] as F32, F16, Q8_0 or Q4_0.
+    """Return `values` [num_rows, row_size] as F32, F16, Q8_0 or Q4_0: [num_rows, row_bytes].
 
     The bytes are those of the `gguf` library for finite values. Raises ValueError on another type
     or on rows that are not whole blocks.

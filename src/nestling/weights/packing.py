@@ -14,7 +14,7 @@ from nestling.model.config import Gemma3nTextConfig
 from nestling.model.names import required_tensors
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER, LayerShape
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.native.weights import ColumnMatrix, Matrix, RowMatrix
 from nestling.weights.mapped_file import release
 from nestling.weights.stored_tensor import StoredTensors

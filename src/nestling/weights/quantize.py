@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
 from nestling.model.names import required_tensors
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.native.weights import encode_rows
 from nestling.weights.checkpoint import Checkpoint
 from nestling.weights.dequantize import block_layout

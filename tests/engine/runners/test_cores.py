@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nestling.engine.runners import cores
-from nestling.native.threads import MAX_THREADS
+from nestling.native.system import MAX_THREADS
 from nestling.settings import Settings
 
 

@@ -17,7 +17,7 @@ from nestling.errors import SettingsError
 from nestling.model.batch import ForwardBatch
 from nestling.model.kv_cache import KVDtype
 from nestling.native.gemma3n import Gemma3n, KvCache
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool
 from nestling.weights.checkpoint import Checkpoint
 from nestling.weights.mapped_file import release
 from nestling.weights.packed_store import load_weights

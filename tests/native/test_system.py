@@ -2,8 +2,7 @@
 
 import pytest
 
-from nestling.native.bandwidth import read_bandwidth
-from nestling.native.threads import ThreadPool
+from nestling.native.system import ThreadPool, read_bandwidth
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
