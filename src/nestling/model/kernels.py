@@ -1,7 +1,7 @@
-"""The two heavy operations of the decoder behind one protocol: matrices and attention.
+"""The two heavy operations of the decoder, matrices and attention, behind one protocol.
 
-`NumpyKernels` is the oracle of the C++ core: short, plain, and not bit-stable (BLAS sums a row
-differently in batches of different size).
+`NumpyKernels` is the oracle of the C++ core. It is short and plain, but not bit-stable, because
+BLAS sums a token differently in batches of different size.
 """
 
 from typing import Any, Protocol
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from nestling.model.ops import Array
 
 PackedWeight = Any
-"""What the same kernels' `pack` returned; nobody else looks inside."""
+"""A weight as the same kernels' `pack` returned it. Nobody else looks inside."""
 Slots = NDArray[np.int64]
 
 
 class Kernels(Protocol):
-    """Dense float32 arrays in, dense float32 arrays out."""
+    """Functions of dense float32 arrays that return dense float32 arrays."""
 
     def pack(self, weight: Array) -> PackedWeight:
-        """A matrix [out, in] in the form that `linear` wants."""
+        """Return a matrix [out, in] in the form that `linear` wants."""
         ...
 
     def linear(self, x: Array, weight: PackedWeight) -> Array:
-        """[num_rows, in] -> [num_rows, out], x @ weight.T."""
+        """Return x @ weight.T, [num_tokens, out] of [num_tokens, in]."""
         ...
 
     def attention(
@@ -45,10 +45,10 @@ class Kernels(Protocol):
 
 
 class NumpyKernels:
-    """The reference, on numpy alone."""
+    """The reference, which needs numpy alone."""
 
     def pack(self, weight: Array) -> PackedWeight:
-        """The matrix itself."""
+        """Return the matrix itself."""
         return np.ascontiguousarray(weight, np.float32)
 
     def linear(self, x: Array, weight: PackedWeight) -> Array:

@@ -1,7 +1,7 @@
-"""The keys and values of every position of every sequence, by slot: two pools, by layer type.
+"""Keys and values of all positions of all sequences, by slot, in a pool for each layer type.
 
-Plain arrays; who owns which slot is the engine's business (`engine/kv/manager.py`). Layers
-that share keys and values have none here: see `Gemma3nTextConfig.kv_source_layer`.
+The pools are plain arrays. The engine decides who owns which slot (`engine/kv/manager.py`). Layers
+that share keys and values have none here; see `Gemma3nTextConfig.kv_source_layer`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ KVArray = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class KVCache:
-    """Rows are written by `Decoder.forward` only, at the slots its batch names."""
+    """Keys and values. `Decoder.forward` alone writes them, at the slots that its batch names."""
 
     keys: tuple[KVArray, ...]
     """Per KV-owning layer [num_slots of its pool, num_kv_heads, head_dim], normed and rotated."""
@@ -32,7 +32,7 @@ class KVCache:
         num_sliding_slots: int,
         dtype: KVDtype = "float32",
     ) -> "KVCache":
-        """A cache of zeros; the system gives its pages when they are first written."""
+        """Return a cache of zeros. The system gives its pages when they are first written."""
         num_slots = {FULL: num_full_slots, SLIDING: num_sliding_slots}
         shapes = [
             (num_slots[layer_type], config.num_key_value_heads, config.head_dim)
@@ -45,11 +45,11 @@ class KVCache:
 
 
 def owning_layer_types(config: Gemma3nTextConfig) -> tuple[str, ...]:
-    """The types of the layers that own keys and values, in their order."""
+    """Return the types of the layers that own keys and values, in their order."""
     return config.layer_types[: config.first_kv_shared_layer]
 
 
 def kv_bytes_per_token(config: Gemma3nTextConfig, layer_type: str, dtype: KVDtype) -> int:
-    """Memory of one position in all owning layers of one type."""
+    """Return the bytes of one position in all owning layers of one type."""
     row = config.num_key_value_heads * config.head_dim * np.dtype(dtype).itemsize
     return 2 * owning_layer_types(config).count(layer_type) * row

@@ -1,7 +1,7 @@
 """One decoder layer: its weights and its two halves.
 
-`enter_layer` predicts the streams, projects the heads and leaves keys and values in the cache;
-`leave_layer` does the rest. They are apart because rows whose logits nobody wants need only the
+`LayerRunner.enter` predicts the AltUp inputs, projects q, k and v, and stores keys and values.
+`LayerRunner.leave` does the rest. They are apart because tokens without wanted logits need only the
 first half of the last layer that owns keys and values. Formulas: docs/model.md, "The forward step".
 """
 
@@ -22,11 +22,11 @@ from nestling.model.tensors import TensorSource
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AltUpWeights:
-    """Router and coefficients of the four streams."""
+    """The router of AltUp, and the coefficients of its inputs."""
 
     modality_router: PackedWeight
     router_norm: Array
-    """[hidden_size], divided by hidden_size already, as the router wants it."""
+    """[hidden_size], already divided by hidden_size for the router."""
     prediction_coefs: PackedWeight
     correction_coefs: PackedWeight
     correct_output_scale: Array | None
@@ -40,7 +40,7 @@ class LayerWeights:
     altup: AltUpWeights
     input_layernorm: Array
     heads_proj: PackedWeight
-    """q_proj, and k_proj and v_proj if the layer owns keys and values."""
+    """q_proj, with k_proj and v_proj below it if the layer owns keys and values."""
     heads_norm: Array
     """[num_heads of heads_proj, head_dim]: q_norm, k_norm, and ones for the values."""
     o_proj: PackedWeight
@@ -58,7 +58,7 @@ class LayerWeights:
 
 
 class WeightLoader:
-    """Takes tensors from a source, packs matrices one at a time, keeps no float32 copy."""
+    """Packs the matrices of a source one at a time, and keeps no float32 copy."""
 
     def __init__(
         self, tensors: TensorSource, shapes: Mapping[str, tuple[int, ...]], kernels: Kernels
@@ -70,13 +70,13 @@ class WeightLoader:
         """Memory of the packed matrices so far."""
 
     def vector(self, name: str) -> Array:
-        """The tensor as it is."""
+        """Return the tensor as it is."""
         tensor = self._tensors.tensor(name)
         assert tensor.shape == self._shapes[name], (name, tensor.shape, self._shapes[name])
         return tensor
 
     def matrix(self, *names: str) -> PackedWeight:
-        """The matrices, one below the other, packed."""
+        """Return the matrices packed as one, one below the other."""
         parts = [self.vector(name) for name in names]
         packed = self._kernels.pack(parts[0] if len(parts) == 1 else np.concatenate(parts))
         self.num_matrix_bytes += packed.nbytes
@@ -84,7 +84,7 @@ class WeightLoader:
 
 
 def load_layer(loader: WeightLoader, config: Gemma3nTextConfig, layer_idx: int) -> LayerWeights:
-    """Packs the weights of layer `layer_idx`."""
+    """Pack the weights of layer `layer_idx`."""
     at = f"layers.{layer_idx}."
     heads_proj, heads_norm = _load_heads(loader, config, layer_idx)
     return LayerWeights(
@@ -132,17 +132,17 @@ def _load_heads(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EnteredRows:
-    """Rows halfway through a layer."""
+    """The tokens of a step halfway through a layer."""
 
     predictions: Array
-    """[num_rows, altup_num_inputs, hidden_size]"""
+    """[num_tokens, altup_num_inputs, hidden_size]"""
     normed: Array
-    """[num_rows, hidden_size], the active prediction after input_layernorm."""
+    """[num_tokens, hidden_size], the active prediction after input_layernorm."""
     q: Array
-    """[num_rows, num_attention_heads, head_dim], normed and rotated."""
+    """[num_tokens, num_attention_heads, head_dim], normed and rotated."""
 
     def take(self, rows: NDArray[np.int32]) -> "EnteredRows":
-        """Only these rows."""
+        """Return these tokens only."""
         return EnteredRows(self.predictions[rows], self.normed[rows], self.q[rows])
 
 
@@ -164,9 +164,12 @@ class LayerRunner:
         self._owns_kv = layer_idx < config.first_kv_shared_layer
         self._kv_source = config.kv_source_layer(layer_idx)
 
-    def enter(self, streams: Array, rows: LayerRows, cache: KVCache) -> EnteredRows:
-        """Streams [num_rows, altup_num_inputs, hidden_size] to queries; stores keys and values."""
-        predictions = self._predict(streams)
+    def enter(self, altup_inputs: Array, rows: LayerRows, cache: KVCache) -> EnteredRows:
+        """Return queries of AltUp inputs [num_tokens, altup_num_inputs, hidden_size].
+
+        Keys and values go into the cache, if this layer owns any.
+        """
+        predictions = self._altup_predict(altup_inputs)
         normed = rms_norm(predictions[:, self._active], self._weights.input_layernorm, self._eps)
         heads = self._kernels.linear(normed, self._weights.heads_proj)
         heads = heads.reshape(len(heads), -1, self._head_dim)
@@ -183,7 +186,10 @@ class LayerRunner:
     def leave(
         self, entered: EnteredRows, rows: LayerRows, cache: KVCache, per_layer_input: Array
     ) -> Array:
-        """The new streams; `per_layer_input` is [num_rows, hidden_size_per_layer_input]."""
+        """Return the new AltUp inputs.
+
+        `per_layer_input` is [num_tokens, hidden_size_per_layer_input].
+        """
         predictions = entered.predictions
         active = predictions[:, self._active]
         hidden_states = self._attention(entered.q, rows, cache)
@@ -191,20 +197,20 @@ class LayerRunner:
         hidden_states += self._laurel(entered.normed)
         hidden_states *= math.sqrt(0.5)
         hidden_states += self._mlp(hidden_states)
-        return self._correct(predictions, hidden_states, per_layer_input)
+        return self._altup_correct(predictions, hidden_states, per_layer_input)
 
-    def _predict(self, streams: Array) -> Array:
-        """AltUp: every stream plus a mix of all, by coefficients of the active one."""
-        num_rows, num_inputs, _ = streams.shape
-        modalities = self._route(streams[:, self._active])
+    def _altup_predict(self, altup_inputs: Array) -> Array:
+        """Return each AltUp input plus a mix of all, with coefficients of the active one."""
+        num_tokens, num_inputs, _ = altup_inputs.shape
+        modalities = self._altup_router(altup_inputs[:, self._active])
         coefs = self._kernels.linear(modalities, self._weights.altup.prediction_coefs)
-        # One small product a row, so that its bits are its own. coefs[r, o, i]: out o from in i.
-        predictions: Array = coefs.reshape(num_rows, num_inputs, num_inputs) @ streams
-        predictions += streams
+        # One small product a token, so that its bits are its own. coefs[t, o, i]: out o from in i.
+        predictions: Array = coefs.reshape(num_tokens, num_inputs, num_inputs) @ altup_inputs
+        predictions += altup_inputs
         return predictions
 
-    def _route(self, x: Array) -> Array:
-        """[num_rows, hidden_size] -> [num_rows, altup_num_inputs] in (-1, 1)."""
+    def _altup_router(self, x: Array) -> Array:
+        """Return [num_tokens, altup_num_inputs] in (-1, 1) for x [num_tokens, hidden_size]."""
         altup = self._weights.altup
         normed = rms_norm(x, altup.router_norm, self._eps)
         modalities = self._kernels.linear(normed, altup.modality_router)
@@ -222,7 +228,7 @@ class LayerRunner:
         return rms_norm(out, self._weights.post_attention_layernorm, self._eps)
 
     def _laurel(self, normed: Array) -> Array:
-        """The learned augmented residual: x plus a low-rank view of x."""
+        """Return the learned augmented residual: x plus a low-rank view of x."""
         low_rank = self._kernels.linear(normed, self._weights.laurel_left)
         out = self._kernels.linear(low_rank, self._weights.laurel_right)
         out = rms_norm(out, self._weights.post_laurel_norm, self._eps)
@@ -230,7 +236,7 @@ class LayerRunner:
         return out
 
     def _mlp(self, x: Array) -> Array:
-        """Gated feed-forward between its two norms; sparse layers cut the gate first."""
+        """Return the gated feed-forward between its two norms. Sparse layers cut the gate first."""
         normed = rms_norm(x, self._weights.pre_feedforward_layernorm, self._eps)
         gate_up = self._kernels.linear(normed, self._weights.gate_up_proj)
         gate = gate_up[:, : self._intermediate_size]
@@ -241,20 +247,20 @@ class LayerRunner:
         out = self._kernels.linear(activations, self._weights.down_proj)
         return rms_norm(out, self._weights.post_feedforward_layernorm, self._eps)
 
-    def _correct(self, predictions: Array, activated: Array, per_layer_input: Array) -> Array:
-        """AltUp: all predictions moved by the active one's error; then the per-layer input."""
+    def _altup_correct(self, predictions: Array, activated: Array, per_layer_input: Array) -> Array:
+        """Return the predictions moved by the active one's error, plus the per-layer input."""
         altup = self._weights.altup
-        coefs = self._kernels.linear(self._route(activated), altup.correction_coefs)
+        coefs = self._kernels.linear(self._altup_router(activated), altup.correction_coefs)
         coefs += 1
         innovation = activated - predictions[:, self._active]
-        streams: Array = coefs[:, :, None] * innovation[:, None, :]
-        streams += predictions
-        first = np.ascontiguousarray(streams[:, self._active])
+        altup_inputs: Array = coefs[:, :, None] * innovation[:, None, :]
+        altup_inputs += predictions
+        first = np.ascontiguousarray(altup_inputs[:, self._active])
         if altup.correct_output_scale is not None:
             first = first * altup.correct_output_scale
         gate = gelu_tanh(self._kernels.linear(first, self._weights.per_layer_input_gate))
         gate *= per_layer_input
         update = self._kernels.linear(gate, self._weights.per_layer_projection)
         update = rms_norm(update, self._weights.post_per_layer_input_norm, self._eps)
-        streams[:, 1:] += update[:, None, :]
-        return streams
+        altup_inputs[:, 1:] += update[:, None, :]
+        return altup_inputs

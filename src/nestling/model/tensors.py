@@ -1,7 +1,7 @@
-"""What the model asks of its weights: named tensors in float32, whole or by rows.
+"""The model's view of its weights: named tensors in float32, whole or by rows.
 
 Names are the checkpoint's own without prefix (`layers.0.self_attn.q_proj.weight`); see
-docs/model.md. `weights/` implements this over mapped files; tests use plain dictionaries.
+docs/model.md. `weights/` implements the protocol over mapped files, and tests over dictionaries.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ class TensorSource(Protocol):
     """A read-only set of named tensors."""
 
     def names(self) -> Sequence[str]:
-        """All tensor names, sorted."""
+        """Return all tensor names, sorted."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """[out, in] for matrices, as in the checkpoint; raises ModelFileError if missing."""
+        """Return a shape, [out, in] for matrices. Raises ModelFileError if there is none."""
         ...
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """The whole tensor, dequantised, C-contiguous."""
+        """Return the whole tensor, dequantised and C-contiguous."""
         ...
 
     def rows(self, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[len(index), in]: rows of a matrix; reads only these rows of the file."""
+        """Return rows of a matrix, [len(index), in]. Only these rows of the file are read."""
         ...
