@@ -29,7 +29,7 @@ _GATE, _GATE_ROWS = "mlp.gate_proj.weight", "mlp.gate_rows.weight"
 _SIX_BITS = ("Q3_K", "Q6_K")
 # Small beside the rest and sensitive: what llama.cpp leaves unquantised stays so here too.
 _NEVER_QUANTIZED = ("altup", "laurel", "per_layer_model_projection")
-# In float32 whatever the rest is: a few numbers that steer all streams.
+# In float32 whatever the rest is: a few numbers that steer all AltUp inputs.
 _VECTORS = (
     "altup.modality_router.weight",
     "altup.prediction_coefs.weight",
