@@ -147,9 +147,9 @@ def main() -> None:
         for name, params in kinds.items():
             times = [step_time_us(vocab_size, n, params) for n in (1, 4, 16)]
             shown = ", ".join(f"{t:7.0f}" for t in times)
-            print(f"vocabulary {vocab_size:6} {name:12} us a step at 1, 4, 16 streams: {shown}")
+            print(f"vocabulary {vocab_size:6} {name:12} us a step at 1, 4, 16 requests: {shown}")
     shown = ", ".join(f"{long_context_us(64, n):.0f}" for n in (256, 4096, 16_384))
-    print(f"64 streams, scheduler and cache alone, us a step at 256, 4096, 16384 tokens: {shown}")
+    print(f"64 requests, scheduler and cache alone, us a step at 256, 4096, 16384 tokens: {shown}")
     fake = (sys.executable, str(FAKE_PROCESS))
     print("fake model in a process")
     asyncio.run(measure_process(EngineConfig(model="fake", num_blocks=1024, block_size=16), fake))

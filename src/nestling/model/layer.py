@@ -16,7 +16,7 @@ from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import Kernels, PackedWeight
 from nestling.model.kv_cache import KVCache
 from nestling.model.ops import Array, gaussian_topk, gelu_tanh, rms_norm, rotate
-from nestling.model.step import LayerRows
+from nestling.model.step import LayerTokens
 from nestling.model.tensors import TensorSource
 
 
@@ -131,7 +131,7 @@ def _load_heads(
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class EnteredRows:
+class EnteredTokens:
     """The tokens of a step halfway through a layer."""
 
     predictions: Array
@@ -141,9 +141,9 @@ class EnteredRows:
     q: Array
     """[num_tokens, num_attention_heads, head_dim], normed and rotated."""
 
-    def take(self, rows: NDArray[np.int32]) -> "EnteredRows":
+    def take(self, rows: NDArray[np.int32]) -> "EnteredTokens":
         """Return these tokens only."""
-        return EnteredRows(self.predictions[rows], self.normed[rows], self.q[rows])
+        return EnteredTokens(self.predictions[rows], self.normed[rows], self.q[rows])
 
 
 class LayerRunner:
@@ -164,7 +164,7 @@ class LayerRunner:
         self._owns_kv = layer_idx < config.first_kv_shared_layer
         self._kv_source = config.kv_source_layer(layer_idx)
 
-    def enter(self, altup_inputs: Array, rows: LayerRows, cache: KVCache) -> EnteredRows:
+    def enter(self, altup_inputs: Array, rows: LayerTokens, cache: KVCache) -> EnteredTokens:
         """Return queries of AltUp inputs [num_tokens, altup_num_inputs, hidden_size].
 
         Keys and values go into the cache, if this layer owns any.
@@ -175,16 +175,18 @@ class LayerRunner:
         heads = heads.reshape(len(heads), -1, self._head_dim)
         heads = rms_norm(heads, self._weights.heads_norm, self._eps)
         if not self._owns_kv:
-            return EnteredRows(predictions, normed, rotate(heads, rows.cos, rows.sin))
+            return EnteredTokens(predictions, normed, rotate(heads, rows.cos, rows.sin))
         first_value = self._num_heads + self._num_kv_heads
         rotated = rotate(heads[:, :first_value], rows.cos, rows.sin)
         own = rows.cache.own
         cache.keys[self._kv_source][own] = rotated[:, self._num_heads :]
         cache.values[self._kv_source][own] = heads[:, first_value:]
-        return EnteredRows(predictions, normed, np.ascontiguousarray(rotated[:, : self._num_heads]))
+        return EnteredTokens(
+            predictions, normed, np.ascontiguousarray(rotated[:, : self._num_heads])
+        )
 
     def leave(
-        self, entered: EnteredRows, rows: LayerRows, cache: KVCache, per_layer_input: Array
+        self, entered: EnteredTokens, rows: LayerTokens, cache: KVCache, per_layer_input: Array
     ) -> Array:
         """Return the new AltUp inputs.
 
@@ -216,7 +218,7 @@ class LayerRunner:
         modalities = self._kernels.linear(normed, altup.modality_router)
         return np.tanh(modalities, out=modalities)
 
-    def _attention(self, q: Array, rows: LayerRows, cache: KVCache) -> Array:
+    def _attention(self, q: Array, rows: LayerTokens, cache: KVCache) -> Array:
         keys, values = cache.keys[self._kv_source], cache.values[self._kv_source]
         seen = rows.cache
         slots = seen.slots

@@ -1,4 +1,4 @@
-"""What every layer needs to know about the rows of one step: angles and cache ranges."""
+"""Angles and cache ranges of the tokens of one step, which all layers need."""
 
 from dataclasses import dataclass
 
@@ -14,35 +14,35 @@ Slots = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CacheRanges:
-    """Where the rows of a step find their keys and values, in the pool of one layer type."""
+    """Where the tokens of a step find their keys and values, in the pool of one layer type."""
 
     slots: Slots
-    """The slots that this step's rows see, sequence by sequence, in the order of positions."""
+    """The slots that this step's tokens see, sequence by sequence, in the order of positions."""
     begin: Slots
-    """[num_rows]; row r attends to the positions at slots[begin[r]:end[r]], itself the last."""
+    """[num_tokens]; token t attends to the positions at slots[begin[t]:end[t]], itself the last."""
     end: Slots
-    """[num_rows]"""
+    """[num_tokens]"""
 
     @property
     def own(self) -> Slots:
-        """[num_rows]: the slot into which each row's keys and values go."""
+        """Return the slot [num_tokens] into which each token's keys and values go."""
         return self.slots[self.end - 1]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LayerRows:
-    """The rows of a step as the layers of one type see them."""
+class LayerTokens:
+    """The tokens of a step as the layers of one type see them."""
 
     cos: Array
-    """[num_rows, 1, 1, head_dim / 2]"""
+    """[num_tokens, 1, 1, head_dim / 2]"""
     sin: Array
-    """[num_rows, 1, 2, head_dim / 2]"""
+    """[num_tokens, 1, 2, head_dim / 2]"""
     cache: CacheRanges
 
-    def take(self, rows: NDArray[np.int32]) -> "LayerRows":
-        """Only these rows."""
+    def take(self, rows: NDArray[np.int32]) -> "LayerTokens":
+        """Return these tokens only."""
         cache = self.cache
-        return LayerRows(
+        return LayerTokens(
             self.cos[rows],
             self.sin[rows],
             CacheRanges(cache.slots, cache.begin[rows], cache.end[rows]),
@@ -50,17 +50,20 @@ class LayerRows:
 
 
 class StepPlanner:
-    """Turns a `ForwardBatch` into `LayerRows` by layer type."""
+    """Turns a `ForwardBatch` into `LayerTokens` by layer type."""
 
     def __init__(self, config: Gemma3nTextConfig) -> None:
         self._sliding_window = config.sliding_window
         bases = {FULL: config.rope_theta, SLIDING: config.rope_local_base_freq}
         self._rope = {t: RopeTable(bases[t], config.head_dim) for t in set(config.layer_types)}
 
-    def plan(self, batch: ForwardBatch) -> dict[str, LayerRows]:
-        """By layer type. Causal: a row sees its sequence up to itself; sliding: the last of it."""
+    def plan(self, batch: ForwardBatch) -> dict[str, LayerTokens]:
+        """Return the plan by layer type.
+
+        A token sees its sequence up to itself in full layers, and the last of it in sliding ones.
+        """
         return {
-            layer_type: LayerRows(*table.rows(batch.positions), self._ranges(layer_type, batch))
+            layer_type: LayerTokens(*table.rows(batch.positions), self._ranges(layer_type, batch))
             for layer_type, table in self._rope.items()
         }
 
@@ -86,7 +89,7 @@ class StepPlanner:
 
 
 def block_slots(blocks: NDArray[np.int32], block_size: int, begin: int, end: int) -> Slots:
-    """[end - begin]: the slots of the positions begin .. end of a sequence with these blocks."""
+    """Return the slots [end - begin] of the positions [begin, end) of a sequence."""
     first = begin // block_size
     seen = blocks[first : -(-end // block_size)].astype(np.int64)
     slots = (seen[:, None] * block_size + np.arange(block_size)).ravel()
