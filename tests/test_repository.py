@@ -15,7 +15,12 @@ from nestling.cli.main import COMMANDS
 from nestling.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / folder / "README.md" for folder in ("training", "tests/vectors")),
+    ROOT / "src/nestling/assets/nano/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def test_the_documents_are_found() -> None:
@@ -30,7 +35,7 @@ def test_version_is_one() -> None:
     assert project["version"] == nestling.__version__
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_named_make_targets_exist(document: Path) -> None:
     """Every `make x` in a document is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -38,7 +43,7 @@ def test_named_make_targets_exist(document: Path) -> None:
     assert named <= targets
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_linked_files_exist(document: Path) -> None:
     """Every relative link in a document leads somewhere."""
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
@@ -65,16 +70,16 @@ def test_named_commands_exist() -> None:
     assert named <= commands
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_named_source_files_exist(document: Path) -> None:
-    """Each source file or folder that a document names is there, from the root or the package."""
+    """Each source file that a document names is there: from the root, the package or itself."""
     names = re.findall(
         r"`([\w.*-]+(?:/[\w.*-]+)*(?:/|\.(?:py|cpp|h)))(?::[\w.]+)?`", document.read_text()
     )
     is_map = document.name == "architecture.md"
     wanted = names if is_map else [n for n in names if "/" in n[:-1]]
     assert len(wanted) > 100 or not is_map
-    roots = (ROOT, ROOT / "src" / "nestling")
+    roots = (ROOT, ROOT / "src" / "nestling", document.parent)
     assert [n for n in wanted if not any(list(root.glob(n)) for root in roots)] == []
 
 
