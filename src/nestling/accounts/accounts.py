@@ -1,4 +1,4 @@
-"""Everything of one data directory that a server needs: keys, the ledger, reports, the watch."""
+"""Opens all of one data directory that a server needs: keys, ledger, reports, the watch."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _log = get_logger("accounts")
 
 
 class Accounts:
-    """Made by `open`, by the one server of the directory; `close` it in the same event loop."""
+    """The accounts of one data directory. The one server of it calls `open` and `close`."""
 
     def __init__(self, keys: KeyStore, ledger: Ledger, now: Callable[[], datetime]) -> None:
         self.keys = keys
@@ -34,7 +34,7 @@ class Accounts:
     async def open(
         cls, data_dir: Path, prices: Prices, now: Callable[[], datetime] = utc_now
     ) -> "Accounts":
-        """Open the directory; requests that a crashed server left are settled first."""
+        """Open the directory, and first settle the requests that a crashed server left."""
         keys = await KeyStore.open(data_dir, now)
         writer = LedgerWriter(open_sync(data_dir / DATABASE_FILE_NAME), now)
         try:

@@ -1,7 +1,7 @@
-"""API keys: made, listed, switched, checked. The only place that knows whether a key is good.
+"""Makes, lists, changes and checks API keys. No other module decides whether a key is valid.
 
-Every check reads the database, so that what another process does (the command line beside a running
-server) acts on the very next request. Runs on the web process's event loop.
+Each check reads the database. So a change by another process, such as the command line beside a
+running server, acts on the very next request. Runs on the web process's event loop.
 """
 
 import asyncio
@@ -40,18 +40,18 @@ LAST_USED_STEP = timedelta(minutes=1)
 
 _NAME = re.compile(NAME_PATTERN)
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""JSON cannot bring these; arguments of the command line that are no UTF-8 do."""
+"""Lone surrogates come from arguments of the command line that are no UTF-8, never from JSON."""
 _log = get_logger("accounts")
 _t = api_key_table.c
 _NEEDS = "This request requires a valid API key."
-"""What the hosted API says to all of these; the reason follows."""
+"""The hosted API's message for all of these. The reason follows it."""
 _NO_HASH = "0" * 64
-"""Compared with when there is no such key, so that both cases take the same steps."""
+"""The hash to compare with if there is no such key, so that both cases take the same steps."""
 _COUNT_CHANGE = update(key_change_table).values(count=key_change_table.c.count + 1)
 
 
 def utc_now() -> datetime:
-    """Return the time; what tests replace."""
+    """Return the time. Tests replace this function."""
     return datetime.now(UTC)
 
 
@@ -101,7 +101,7 @@ class KeyStore:
         await self.engine.dispose()
 
     async def create(self, new: NewKey) -> tuple[ApiKey, str]:
-        """Make a key; the second item is its text, which nobody can tell again."""
+        """Make a key. The second item is its text, which nobody can tell again."""
         _check_name(new.name)
         if new.expires_at is not None and new.expires_at.tzinfo is None:
             raise InvalidRequestError("expires_at: expected a time with a zone", param="expires_at")
@@ -130,7 +130,7 @@ class KeyStore:
         return [_from_row(row) for row in rows]
 
     async def by_prefix(self, prefix: str) -> ApiKey:
-        """Return the key with exactly this prefix; raises `NotFoundError`."""
+        """Return the key with exactly this prefix. Raises `NotFoundError`."""
         rows = await self._read(select(api_key_table).where(_t.prefix == prefix))
         if not rows:
             raise _unknown(prefix)
@@ -156,14 +156,14 @@ class KeyStore:
         return await self.update((await self.find(which)).prefix, disabled=False)
 
     async def delete(self, which: str) -> ApiKey:
-        """Remove the key for good; returns what it was."""
+        """Remove the key for good, and return it as it was."""
         key = await self.find(which)
         if await self._change(delete(api_key_table).where(_t.key_id == key.key_id)) == 0:
             raise _unknown(which)
         return key
 
     async def find(self, which: str) -> ApiKey:
-        """Return the key with this id, prefix or unique name; raises `NotFoundError`."""
+        """Return the key with this id, prefix or unique name. Raises `NotFoundError`."""
         matches = or_(_t.key_id == which, _t.prefix == which, _t.name == which)
         keys = [_from_row(row) for row in await self._read(select(api_key_table).where(matches))]
         exact = [key for key in keys if which in (key.key_id, key.prefix)] or keys
@@ -176,7 +176,7 @@ class KeyStore:
         return exact[0]
 
     async def authenticate(self, secret: str) -> ApiKey:
-        """Return the key with this text; raises `AuthenticationError` with the reason."""
+        """Return the key with this text. Raises `AuthenticationError` with the reason."""
         prefix = prefix_of(secret)
         if prefix is None:
             raise AuthenticationError(f"Incorrect API key provided. {_NEEDS}")
@@ -191,7 +191,7 @@ class KeyStore:
         return key
 
     def recheck(self, key_id: str) -> ApiKey:
-        """Return the key as it is now; raises `AuthenticationError` if it is no longer good."""
+        """Return the key as it is now. Raises `AuthenticationError` if it is no longer valid."""
         key = self._lookup.by_id(key_id)
         if key is None:
             raise AuthenticationError(f"{_NEEDS} This one has been deleted.")
@@ -199,7 +199,7 @@ class KeyStore:
         return key
 
     def change_count(self) -> int:
-        """Return a number that is another one after every change of any key, by any process."""
+        """Return a number that each change of any key, by any process, makes another one."""
         return self._lookup.change_count()
 
     def _note_use(self, key: ApiKey, now: datetime) -> None:
@@ -226,13 +226,13 @@ class KeyStore:
             raise StoreError(f"accounts database: cannot read: {reason(error)}") from error
 
     async def _change(self, statement: Any) -> int:
-        """Change keys, and tell every server that watches; returns how many rows were changed."""
+        """Change keys, tell all servers that watch, and return the number of changed rows."""
         count = await self._write(statement, _COUNT_CHANGE)
         self.on_change()
         return count
 
     async def _write(self, *statements: Any) -> int:
-        """Run statements in one transaction; returns how many rows the first one changed."""
+        """Run statements in one transaction, and return the rows that the first one changed."""
         try:
             async with self.engine.begin() as connection:
                 counts = [(await connection.execute(s)).rowcount for s in statements]
@@ -244,7 +244,7 @@ class KeyStore:
 
 
 async def _refuse_lost_pepper(engine: AsyncEngine, data_dir: Path) -> None:
-    """Keys that were made under a pepper which is gone can never be accepted again: say so."""
+    """Raise if keys were made under a pepper that is gone, as they can never be accepted."""
     try:
         async with engine.connect() as connection:
             statement = select(func.count()).select_from(api_key_table)

@@ -1,6 +1,6 @@
-"""Opens the accounts database: SQLite in WAL mode, every commit synced, brought to the newest form.
+"""Opens the accounts database, and migrates it. It is SQLite in WAL mode with synced commits.
 
-Writers take the lock at BEGIN, so that a transaction that has read may also write; readers run in
+Writers take the lock at BEGIN, so that a transaction that has read may also write. Readers run in
 autocommit. Several processes may have it open, such as a server and the command line.
 """
 
@@ -61,7 +61,7 @@ def open_sync(path: Path) -> Engine:
 
 
 def _revision(path: Path) -> str | None:
-    """Return the revision of the database, None if it has none; creates no file."""
+    """Return the revision of the database, None if it has none. Creates no file."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
@@ -76,7 +76,7 @@ def _revision(path: Path) -> str | None:
 
 @contextmanager
 def _migration_lock(path: Path) -> Iterator[None]:
-    """Let one process at a time migrate: SQLite refuses to wait while the log mode is switched."""
+    """Let one process at a time migrate, as SQLite does not wait while the log mode changes."""
     fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -86,7 +86,7 @@ def _migration_lock(path: Path) -> Iterator[None]:
 
 
 def _migrate(path: Path) -> None:
-    """Bring the database to HEAD in one transaction; keeps a copy of the one that was there."""
+    """Bring the database to HEAD in one transaction, and keep a copy of the old one."""
     from alembic.command import upgrade
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -114,7 +114,7 @@ def _migrate(path: Path) -> None:
 
 
 def _back_up(path: Path, copy: Path) -> None:
-    """Copy a database of an older revision beside itself, so that the way back is open."""
+    """Copy a database of an older revision beside itself, so that one can go back."""
     copy.touch(mode=0o600)
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)

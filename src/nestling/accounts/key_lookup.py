@@ -1,7 +1,7 @@
-"""The reads that every request makes, on the event loop's thread, by plain sqlite3.
+"""Reads a key for each request, on the event loop's thread, by plain sqlite3.
 
-By index they take some 15 microseconds here, 60 through SQLAlchemy and 1,000 through aiosqlite's
-thread; readers do not wait for writers. SQLite only: over a network they would block the loop.
+A read by index takes some 15 microseconds here, 60 through SQLAlchemy and 1,000 through aiosqlite's
+thread. Readers do not wait for writers. A database over a network would block the loop.
 """
 
 import json
@@ -24,7 +24,7 @@ _CHANGE_COUNT = "SELECT count FROM key_change"
 
 
 class KeyLookup:
-    """One connection that reads. Database trouble is raised as `StoreError`."""
+    """One connection for reading. Raises `StoreError` if the database cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -46,7 +46,7 @@ class KeyLookup:
         return None if row is None else _key(row)
 
     def change_count(self) -> int:
-        """Return a number that is another one after every change of any key, by any process."""
+        """Return a number that each change of any key, by any process, makes another one."""
         row = self._first(_CHANGE_COUNT)
         assert row is not None
         return int(row[0])

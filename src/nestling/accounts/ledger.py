@@ -1,9 +1,9 @@
-"""Records what requests use and cost: held before, settled after, one row each.
+"""Reserves the cost of requests before they run, and settles it after, with a row for each.
 
-`Ledger` lives on the event loop and only queues; `accounts/ledger_writer.py` writes whatever waits
-in one transaction, in a thread. A key's limit is compared inside the transaction that makes the
-reservation, so no interleaving of requests can pass it; what a crash leaves is settled at the next
-start with the tokens noted last.
+`Ledger` lives on the event loop and only queues. `accounts/ledger_writer.py` writes all that waits
+in one transaction, in a thread. That transaction compares a key's limit and makes the reservation,
+so requests that run together cannot pass the limit. What a crash leaves is settled at the next
+start, with the tokens noted last.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from nestling.errors import NestlingError, UsageUnavailableError
 from nestling.log import get_logger
 
 MAX_SPOOL = 10_000
-"""Rows that may wait for a database that cannot be written; then nothing new is begun."""
+"""The most rows that wait for a database that cannot be written. Then no request begins."""
 GATHER_S = 0.05
-"""How long rows wait for others; a server that is killed loses no more than these."""
+"""How long rows wait for others. A server that is killed loses no more than these."""
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 _log = get_logger("accounts")
 
 
 class Meter:
-    """One running request; `settle` ends it, exactly once."""
+    """One running request. `settle` ends it, exactly once."""
 
     def __init__(self, ledger: "Ledger", inference: Inference, most: int) -> None:
         self._ledger = ledger
@@ -55,7 +55,7 @@ class Meter:
             self._ledger.note(self.inference.inference_id, prompt_tokens, completion_tokens)
 
     def settle(self, charge: Charge) -> int:
-        """Queue the request's row; returns what it costs in nano-USD. Does no I/O."""
+        """Queue the request's row, and return its cost in nano-USD. Does no I/O."""
         assert not self.is_settled, "a request is settled once"
         self.is_settled = True
         prices = self._ledger.prices
@@ -67,7 +67,7 @@ class Meter:
 
 
 class Ledger:
-    """All that is spent with one data directory. Made by `Accounts.open`, on a running loop."""
+    """The spending of one data directory. `Accounts.open` makes it on a running loop."""
 
     def __init__(self, writer: LedgerWriter, prices: Prices) -> None:
         self.prices = prices
@@ -120,7 +120,7 @@ class Ledger:
         await self.check_limit(key_id)
 
     def forget(self, meter: Meter) -> None:
-        """Take a request from those that hold nothing."""
+        """Remove a request from those without a reservation."""
         meters = self._unlimited.get(meter.inference.key_id)
         if meters is not None:
             meters.discard(meter)
@@ -128,7 +128,7 @@ class Ledger:
                 del self._unlimited[meter.inference.key_id]
 
     async def _reserve(self, meter: Meter) -> None:
-        """Hold the most that a request may cost; a settlement that comes later lets go of it."""
+        """Reserve the most that a request may cost, until its settlement."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         meter.is_reserved = True
         self.put(Reserve(meter.inference, meter.most, done))
@@ -158,14 +158,14 @@ class Ledger:
             await self.flush()
 
     async def close(self) -> None:
-        """Write what waits and stop; what cannot be written is lost, and the log says how much."""
+        """Write what waits, and stop. The log says how much could not be written and is lost."""
         self._is_closing = True
         self._wake.set()
         await self._task
         await asyncio.to_thread(self._writer.close)
 
     def put(self, operation: Operation) -> None:
-        """Queue one operation; they are carried out in order."""
+        """Queue one operation. Operations are carried out in order."""
         self._waiting.append(operation)
         if isinstance(operation, Settle):
             self._num_spooled += 1
@@ -175,7 +175,7 @@ class Ledger:
             self._wake.set()
 
     def note(self, inference_id: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Queue the progress of a reserved request; newer notes replace older ones."""
+        """Queue the progress of a reserved request. Newer notes replace older ones."""
         self._notes[inference_id] = (prompt_tokens, completion_tokens)
         self._wake_soon()
 
@@ -212,7 +212,7 @@ class Ledger:
                 self._wake_soon()
 
     async def _write(self, batch: list[Operation], notes: dict[str, tuple[int, int]]) -> bool:
-        """Write one batch; if that fails, keep its settlements and refuse the rest of it."""
+        """Write one batch. If that fails, keep its settlements and refuse the rest."""
         try:
             results = await asyncio.to_thread(self._writer.write, batch, notes)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever

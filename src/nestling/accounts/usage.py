@@ -1,4 +1,4 @@
-"""Reports over the rows of ended requests. Reads only; everything settled so far is in them."""
+"""Reports over the rows of ended requests. It only reads, and sees all that is settled."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from nestling.errors import StoreError
 
 _u = usage_table.c
 _MINUTES = timedelta(minutes=15)
-"""Rows are summed by quarters of an hour before days are made: every zone's midnight is on one."""
+"""Rows are summed by quarters of an hour before days, as each zone's midnight is on one."""
 _QUARTER = cast(_u.started_at, Integer) / (_MINUTES // timedelta(microseconds=1))
 _CHARGED = func.coalesce(func.sum(cast(_u.succeeded, Integer)), 0).label("num_charged")
 _SPEND = func.coalesce(func.sum(_u.nano_usd), 0).label("nano_usd")
@@ -43,7 +43,7 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """The same of one model."""
+    """Sums over the charged requests of one model."""
 
     model: str
     nano_usd: int
@@ -100,7 +100,7 @@ class UsageReports:
         return UsageTotals(row.nano_usd, row.num_charged)
 
     async def by_model(self, key_id: str, window: Window) -> list[ModelUsage]:
-        """Return the same by model, highest spend first."""
+        """Return sums by model, highest spend first."""
         sums = select(_u.model, _SPEND, _CHARGED).where(*_within(key_id, window), _u.succeeded)
         sums = sums.group_by(_u.model).order_by(_SPEND.desc(), _u.model)
         return [ModelUsage(r.model, r.nano_usd, r.num_charged) for r in await self._read(sums)]
