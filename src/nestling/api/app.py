@@ -1,8 +1,8 @@
 """Puts the HTTP side together: routes with their access classes, and the layers around them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
+import msgspec
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -11,7 +11,8 @@ from nestling.accounts.rate_limits import RateLimiter
 from nestling.api.account.billing import BillingEndpoint
 from nestling.api.account.keys import KeysEndpoint
 from nestling.api.account.usage import UsageEndpoint
-from nestling.api.auth import Access, Gate, GuardedEndpoint, Handler, route
+from nestling.api.answers import Status
+from nestling.api.auth import Access, Gate, GuardedEndpoint, route
 from nestling.api.errors import error_body
 from nestling.api.inference.chat import ChatFormat, model_names
 from nestling.api.inference.completions import CompletionFormat
@@ -21,6 +22,7 @@ from nestling.api.inference.services import Services
 from nestling.api.metrics import Health, Metrics
 from nestling.api.models import ModelsEndpoint
 from nestling.api.openapi.document import OpenApiEndpoint
+from nestling.api.operations import Endpoint, Operation
 from nestling.chat.request import ChatModel
 from nestling.errors import EngineError, ServerShutdownError
 from nestling.server.answers import send_body
@@ -31,7 +33,7 @@ from nestling.server.lifecycle import Lifecycle
 from nestling.server.origins import CorsPolicy, is_loopback
 from nestling.settings import Settings
 
-_OK = b'{"status":"ok"}'
+_OK = msgspec.json.encode(Status("ok"))
 
 
 def create_app(
@@ -64,63 +66,28 @@ def create_app(
 
 
 def _routes(services: Services, health: Health) -> list[Route]:
-    gate = Gate(services.accounts.keys, is_local=is_loopback(services.settings.host))
-    chat = InferenceEndpoint(services, ChatFormat(services.chat, services.settings))
-    completions = InferenceEndpoint(services, CompletionFormat(services.chat))
-    models = ModelsEndpoint(services.chat, services.settings)
-
-    keys = KeysEndpoint(services.accounts, services.settings)
-    usage = UsageEndpoint(services.accounts, services.chat)
-    billing = BillingEndpoint(services.accounts)
-
-    def at(path: str, handlers: Mapping[str, Handler], access: Access) -> Route:
-        return route(path, handlers, access, gate)
-
-    one_key = {
-        "GET": keys.one,
-        "PATCH": keys.change,
-        "PUT": keys.change,
-        "DELETE": keys.delete,
-    }
-    both = [  # clients are configured with either base URL
-        at(f"{base}{path}", handlers, access)
-        for path, handlers, access in (
-            ("/chat/completions", {"POST": chat}, Access.INFERENCE),
-            ("/completions", {"POST": completions}, Access.INFERENCE),
-            ("/models", {"GET": models.list}, Access.PUBLIC),
-            ("/models/{model_id:path}", {"GET": models.one}, Access.PUBLIC),
-        )
-        for base in ("/v1", "")
-    ]
-    openapi = OpenApiEndpoint(services, lambda: routes)
+    """Return all routes; of two that match, the first answers."""
+    settings, chat, accounts = services.settings, services.chat, services.accounts
+    gate = Gate(accounts.keys, is_local=is_loopback(settings.host))
     routes = [
-        at("/models/metrics", {"GET": services.latency.endpoint}, Access.PUBLIC),
-        *both,
-        at("/v1/key", {"GET": keys.mine}, Access.ANY_KEY),
-        at("/v1/keys", {"GET": keys.list, "POST": keys.create}, Access.MANAGEMENT),
-        at("/v1/keys/{prefix}", one_key, Access.MANAGEMENT),
-        at("/v2/usage", {"GET": usage.totals}, Access.ANY_KEY),
-        at("/v2/usage/detail", {"GET": usage.detail}, Access.ANY_KEY),
-        at("/v2/logs", {"GET": usage.logs}, Access.ANY_KEY),
-        at("/v1/billing/balance", {"GET": billing.balance}, Access.ANY_KEY),
-        at("/v2/billing", {"GET": billing.current}, Access.ANY_KEY),
-        at("/v2/billing/detail", {"GET": billing.detail}, Access.ANY_KEY),
-        at("/v2/billing/transactions", {"GET": billing.transactions}, Access.ANY_KEY),
-        at("/api/v1/models", {"GET": models.list}, Access.PUBLIC),
-        at("/model/{model_id:path}", {"GET": models.wrapped}, Access.PUBLIC),
-        at("/metrics", {"GET": services.metrics.endpoint}, Access.OPERATOR),
-        at("/openapi.json", {"GET": openapi.endpoint}, Access.OPERATOR),
-        at("/livez", {"GET": _livez}, Access.PUBLIC),
-        at("/readyz", {"GET": _readyz(services.lifecycle, health)}, Access.PUBLIC),
+        services.latency.route(gate),
+        *InferenceEndpoint(services, ChatFormat(chat, settings)).routes(gate),
+        *InferenceEndpoint(services, CompletionFormat(chat)).routes(gate),
+        *ModelsEndpoint(chat, settings).routes(gate),
+        *KeysEndpoint(accounts, settings).routes(gate),
+        *UsageEndpoint(accounts, chat).routes(gate),
+        *BillingEndpoint(accounts).routes(gate),
+        services.metrics.route(gate),
+        OpenApiEndpoint(settings, lambda: routes).route(gate),
+        *_probes(services.lifecycle, health, gate),
     ]
     return routes
 
 
-async def _livez(_scope: Scope, _receive: Receive, send: Send) -> None:
-    await send_body(send, 200, _OK)
+def _probes(lifecycle: Lifecycle, health: Health, gate: Gate) -> list[Route]:
+    async def livez(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_body(send, 200, _OK)
 
-
-def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
     async def readyz(scope: Scope, _receive: Receive, send: Send) -> None:
         if lifecycle.is_draining:
             raise ServerShutdownError("the server is shutting down")
@@ -131,4 +98,9 @@ def _readyz(lifecycle: Lifecycle, health: Health) -> Handler:
         else:
             await send_body(send, 200, _OK)
 
-    return readyz
+    is_alive = Endpoint(livez, Operation("Whether the server runs", Status))
+    is_ready = Endpoint(readyz, Operation("Whether the engine is well", Status))
+    return [
+        route("/livez", {"GET": is_alive}, Access.PUBLIC, gate),
+        route("/readyz", {"GET": is_ready}, Access.PUBLIC, gate),
+    ]

@@ -5,7 +5,7 @@ wrong in it ends the request.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.key_records import ApiKey, require_scope
+from nestling.api.operations import Endpoint
 from nestling.errors import AuthenticationError, PermissionDeniedError
 from nestling.server.context import request_context
 
@@ -23,7 +24,6 @@ MAX_KEY_LENGTH = 256
 INFERENCE_SCOPE = "model:chat"
 """Of all inference here: chat and text completions."""
 _KEY_TEXT = re.compile(rb"[0-9A-Za-z_-]+")
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Access(Enum):
@@ -69,13 +69,14 @@ class Gate:
 
 
 class GuardedEndpoint:
-    """An ASGI endpoint behind its access class; one handler a method."""
+    """An ASGI endpoint behind its access class; one handler and its description a method."""
 
     def __init__(
-        self, path: str, handlers: Mapping[str, Handler], access: Access, gate: Gate
+        self, path: str, endpoints: Mapping[str, Endpoint], access: Access, gate: Gate
     ) -> None:
         self.path = path
-        self.handlers = handlers
+        self.handlers = {method: endpoint.handler for method, endpoint in endpoints.items()}
+        self.operations = {method: endpoint.operation for method, endpoint in endpoints.items()}
         self.access = access
         self._gate = gate
         self._own_parts = path.partition("{")[0].encode("ascii").rstrip(b"/").split(b"/")
@@ -97,10 +98,10 @@ class GuardedEndpoint:
         return [unquote_to_bytes(part) for part in parts] == self._own_parts
 
 
-def route(path: str, handlers: Mapping[str, Handler], access: Access, gate: Gate) -> Route:
-    """Return the only kind of route this server has; `handlers` are by method."""
-    endpoint = GuardedEndpoint(path, handlers, access, gate)
-    return Route(path, endpoint, methods=list(handlers), name=path)
+def route(path: str, endpoints: Mapping[str, Endpoint], access: Access, gate: Gate) -> Route:
+    """Return the only kind of route this server has; `endpoints` are by method."""
+    endpoint = GuardedEndpoint(path, endpoints, access, gate)
+    return Route(path, endpoint, methods=list(endpoints), name=path)
 
 
 def bearer_secret(headers: list[tuple[bytes, bytes]]) -> str:

@@ -17,10 +17,13 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling import __version__
+from nestling.api.auth import Access, Gate, route
 from nestling.api.inference.latency import Latency
+from nestling.api.operations import Endpoint, Operation
 from nestling.chat.request import ChatModel, ChatUsage
 from nestling.engine.clients.messages import Stats
 from nestling.errors import EngineError
@@ -101,6 +104,11 @@ class Metrics:
             self._ttft.observe(latency.ttft_ms / 1000)
         if latency.tps is not None:
             self._tps.observe(latency.tps)
+
+    def route(self, gate: Gate) -> Route:
+        """Return the route that Prometheus asks."""
+        operation = Operation("Figures for Prometheus", str, answer_types=("text/plain",))
+        return route("/metrics", {"GET": Endpoint(self.endpoint, operation)}, Access.OPERATOR, gate)
 
     async def endpoint(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a scrape; it works while the engine does not."""

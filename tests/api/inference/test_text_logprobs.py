@@ -38,5 +38,5 @@ def test_top_logprobs(
     expected: dict[str, float],
 ) -> None:
     body = text_logprobs([TokenLogprob(chosen, top)], TextOffsets())
-    assert body["top_logprobs"] == [expected]
-    assert list(body["top_logprobs"][0]) == list(expected)
+    assert body.top_logprobs == [expected]
+    assert list(body.top_logprobs[0]) == list(expected)

@@ -6,10 +6,12 @@ one has `UNLIMITED_CREDITS`.
 
 import base64
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal, get_args
 
 import msgspec
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.accounts import Accounts
@@ -17,6 +19,9 @@ from nestling.accounts.key_records import ApiKey
 from nestling.accounts.money import NANO_USD_PER_CREDIT, credits_of, usd
 from nestling.accounts.usage import UsageRow
 from nestling.api.account.usage import read_time
+from nestling.api.answers import Amount, Answer, Cost, Count, Time, cost
+from nestling.api.auth import Access, Gate, route
+from nestling.api.operations import Endpoint, Operation, query
 from nestling.api.requests.queries import Query, bad_parameter
 from nestling.errors import PermissionDeniedError
 from nestling.server.answers import send_body, time_text
@@ -24,17 +29,84 @@ from nestling.server.answers import send_body, time_text
 UNLIMITED_CREDITS = 2 * 10**15
 """What a key without a limit is told to have: a billion dollars."""
 LOW_BALANCE_CREDITS = 10_000
-DIRECTIONS = ("TOPUP", "CHARGE")
-TYPES = (
-    "PAYMENT",
-    "BONUS",
-    "REFUND",
-    "ADJUSTMENT",
-    "MODEL_USAGE",
-    "CREDITS_EXPIRED",
-    "INIT",
+Direction = Literal["TOPUP", "CHARGE"]
+TransactionType = Literal[
+    "PAYMENT", "BONUS", "REFUND", "ADJUSTMENT", "MODEL_USAGE", "CREDITS_EXPIRED", "INIT"
+]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+TYPES: tuple[TransactionType, ...] = get_args(TransactionType)
+_TRANSACTION_PARAMETERS = (
+    query("from", "ISO 8601 with offset", format="date-time"),
+    query("to", "ISO 8601 with offset", format="date-time"),
+    query("direction", "only these", enum=list(DIRECTIONS)),
+    query("type", "only these", enum=list(TYPES)),
+    query("limit", "rows of a page", type="integer", minimum=1, maximum=100),
+    query("cursor", "next_cursor of the page before"),
 )
 _CURSOR = re.compile(r"([0-9]{1,17})\.([0-9]{1,18})")
+
+
+class Balance(Answer):
+    """Credits that a key may still spend."""
+
+    balance: Count
+    lowBalance: bool  # noqa: N815 - the hosted API's spelling
+    lowBalanceThreshold: Count  # noqa: N815
+    lastUpdated: Time  # noqa: N815
+    autoDebitStatus: str  # noqa: N815
+    status: str
+    statusExplanation: str  # noqa: N815
+
+
+class Billing(Answer):
+    """USD that a key may still spend."""
+
+    current_balance: Amount
+    currency: Literal["USD"]
+
+
+class TopUp(Answer):
+    """What the hosted API pays in by itself: nothing here."""
+
+    is_enabled: bool
+    threshold: Amount
+    amount: Amount
+    currency: Literal["USD"]
+
+
+class BillingDetail(Answer):
+    """USD that a key may still spend, and settings of the hosted API."""
+
+    user_id: Count
+    email: str
+    current_balance: Amount
+    currency: Literal["USD"]
+    autotopup_settings: TopUp
+
+
+class Transaction(Answer):
+    """One charge of a key."""
+
+    created_at: Time
+    direction: Direction
+    type: TransactionType
+    amount: Cost
+    model: str | None
+    reference_id: str | None
+
+
+class TransactionPage(Answer):
+    """Where the next page begins, if there is one."""
+
+    next_cursor: str | None
+    has_more: bool
+
+
+class Transactions(Answer):
+    """Charges of a key, newest first."""
+
+    data: list[Transaction]
+    pagination: TransactionPage
 
 
 class BillingEndpoint:
@@ -42,6 +114,26 @@ class BillingEndpoint:
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
+
+    def routes(self, gate: Gate) -> Sequence[Route]:
+        """Return the routes of what keys may spend and were charged."""
+        balance = Operation("Credits that a key may still spend", Balance)
+        current = Operation("USD that a key may still spend", Billing)
+        detail = Operation("The same with settings", BillingDetail)
+        transactions = Operation(
+            "What a key was charged",
+            Transactions,
+            parameters=lambda: _TRANSACTION_PARAMETERS,
+        )
+        return [
+            route(path, {"GET": Endpoint(handler, operation)}, Access.ANY_KEY, gate)
+            for path, handler, operation in (
+                ("/v1/billing/balance", self.balance, balance),
+                ("/v2/billing", self.current, current),
+                ("/v2/billing/detail", self.detail, detail),
+                ("/v2/billing/transactions", self.transactions, transactions),
+            )
+        ]
 
     async def balance(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """GET /v1/billing/balance: in credits."""
@@ -53,36 +145,29 @@ class BillingEndpoint:
             if key.limit is None
             else "Credits that the key's spending limit leaves in the present period."
         )
-        body = {
-            "balance": credits_of(left),
-            "lowBalance": credits_of(left) < LOW_BALANCE_CREDITS,
-            "lowBalanceThreshold": LOW_BALANCE_CREDITS,
-            "lastUpdated": time_text(datetime.now(UTC)),
-            "autoDebitStatus": "disabled",
-            "status": "current",
-            "statusExplanation": explanation,
-        }
+        body = Balance(
+            balance=credits_of(left),
+            lowBalance=credits_of(left) < LOW_BALANCE_CREDITS,
+            lowBalanceThreshold=LOW_BALANCE_CREDITS,
+            lastUpdated=time_text(datetime.now(UTC)),
+            autoDebitStatus="disabled",
+            status="current",
+            statusExplanation=explanation,
+        )
         await _send(send, body)
 
     async def current(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """GET /v2/billing: in USD."""
         Query(scope).allow(())
         left = await self._left(scope["state"]["api_key"])
-        await _send(send, {"current_balance": usd(left), "currency": "USD"})
+        await _send(send, Billing(usd(left), "USD"))
 
     async def detail(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """GET /v2/billing/detail; there are no people and no payments behind a key here."""
         Query(scope).allow(())
         left = await self._left(scope["state"]["api_key"])
-        topup = {"is_enabled": False, "threshold": 0, "amount": 0, "currency": "USD"}
-        body = {
-            "user_id": 0,
-            "email": "",
-            "current_balance": usd(left),
-            "currency": "USD",
-            "autotopup_settings": topup,
-        }
-        await _send(send, body)
+        topup = TopUp(is_enabled=False, threshold=0, amount=0, currency="USD")
+        await _send(send, BillingDetail(0, "", usd(left), "USD", topup))
 
     async def transactions(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """GET /v2/billing/transactions: the charges of the key that asks, newest first."""
@@ -106,8 +191,8 @@ class BillingEndpoint:
             )
         page, has_more = rows[:limit], len(rows) > limit
         cursor = _cursor(page[-1]) if has_more else None
-        pagination = {"next_cursor": cursor, "has_more": has_more}
-        await _send(send, {"data": [_entry(row) for row in page], "pagination": pagination})
+        data = [_transaction(row) for row in page]
+        await _send(send, Transactions(data, TransactionPage(cursor, has_more)))
 
     async def _left(self, key: ApiKey) -> int:
         """Return what the key may still spend, in nano-USD."""
@@ -117,15 +202,15 @@ class BillingEndpoint:
         return max(0, key.limit.threshold_nano_usd - used)
 
 
-def _entry(row: UsageRow) -> dict[str, Any]:
-    return {
-        "created_at": time_text(row.started_at),
-        "direction": "CHARGE",
-        "type": "MODEL_USAGE",
-        "amount": {"usd": usd(row.nano_usd), "credits": credits_of(row.nano_usd)},
-        "model": row.model,
-        "reference_id": row.inference_id,
-    }
+def _transaction(row: UsageRow) -> Transaction:
+    return Transaction(
+        created_at=time_text(row.started_at),
+        direction="CHARGE",
+        type="MODEL_USAGE",
+        amount=cost(row.nano_usd),
+        model=row.model,
+        reference_id=row.inference_id,
+    )
 
 
 def _cursor(row: UsageRow) -> str:
@@ -159,5 +244,5 @@ def _read_offset_time(query: Query, name: str) -> datetime | None:
     return moment
 
 
-async def _send(send: Send, body: Any) -> None:
+async def _send(send: Send, body: Answer) -> None:
     await send_body(send, 200, msgspec.json.encode(body))

@@ -1,23 +1,29 @@
 """/v2/usage, /v2/usage/detail and /v2/logs: what a key has used, as totals and row by row."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.accounts import Accounts
-from nestling.accounts.money import credits_of, usd
+from nestling.accounts.money import usd
 from nestling.accounts.rate_limits import RateLimiter
 from nestling.accounts.usage import UsageGroup, UsageRow, Window
+from nestling.api.answers import Amount, Answer, Cost, Count, Time, Tokens, cost, tokens
+from nestling.api.auth import Access, Gate, route
 from nestling.api.inference.chat import model_names
 from nestling.api.inference.metering import take
+from nestling.api.operations import Endpoint, Operation, query
 from nestling.api.requests.queries import Query, bad_parameter, not_among
+from nestling.chat.fields import Schema
 from nestling.chat.request import ChatModel
 from nestling.errors import NotFoundError, PermissionDeniedError, shown
 from nestling.server.answers import send_body, time_text
@@ -37,6 +43,81 @@ _PERIOD = re.compile(r"([1-9][0-9]{0,3})([hd])")
 _HOURS = {"h": 1, "d": 24}
 
 
+class UsageTotals(Answer):
+    """What a key spent in a window of time."""
+
+    api_key_prefix: str | None
+    start: Time
+    end: Time
+    spend: Amount
+    currency: Literal["USD"]
+    requests: Count
+
+
+class ModelUsage(Answer):
+    """What a key spent on one model."""
+
+    model: str
+    spend: Amount
+    requests: Count
+
+
+class Requests(Answer):
+    """Requests by how they ended."""
+
+    total: Count
+    charged: Count
+    succeeded: Count
+    failed: Count
+
+
+class UsageGroupAnswer(Answer, kw_only=True):
+    """What a key spent on one day, on one model, or on one model on one day."""
+
+    day: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    spend: Amount
+    tokens: Tokens
+    requests: Requests
+
+
+class UsageDetail(UsageTotals):
+    """What a key spent, by model, and by groups if they are asked for."""
+
+    models: list[ModelUsage]
+    groups: list[UsageGroupAnswer] | UnsetType = UNSET
+
+
+class LogRow(Answer):
+    """One request of a key."""
+
+    created: Time
+    status: Literal["succeeded", "failed"]
+    origin: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["api", "playground"]})]
+    model: str
+    cost: Cost
+    tokens: Tokens
+    request_id: str | None
+    inference_id: str
+    client_request_id: str | None
+
+
+class LogPage(Answer):
+    """Which rows these are."""
+
+    limit: Count
+    offset: Count
+    total: Count
+    has_more: bool
+
+
+class Logs(Answer):
+    """A key's requests, newest first."""
+
+    data: list[LogRow]
+    pagination: LogPage
+
+
 @dataclass(frozen=True, slots=True)
 class _Report:
     """What is asked about: whose use, and when."""
@@ -45,14 +126,6 @@ class _Report:
     key_prefix: str | None
     """As asked for; None if the caller means its own key."""
     window: Window
-
-    def head(self) -> dict[str, Any]:
-        """Return what every report begins with."""
-        return {
-            "api_key_prefix": self.key_prefix,
-            "start": time_text(self.window.start),
-            "end": time_text(self.window.end),
-        }
 
 
 class UsageEndpoint:
@@ -69,6 +142,27 @@ class UsageEndpoint:
         self._now = now
         self._log_requests = RateLimiter(LOG_REQUESTS_PER_MINUTE)
 
+    def routes(self, gate: Gate) -> Sequence[Route]:
+        """Return the routes of what keys have used."""
+        by_prefix = (404,)
+        totals = Operation(
+            "What a key spent", UsageTotals, parameters=lambda: _WINDOW, errors=by_prefix
+        )
+        detail = Operation(
+            "What a key spent, by model and day",
+            UsageDetail,
+            parameters=_detail_parameters,
+            errors=by_prefix,
+        )
+        logs = Operation(
+            "A key's requests", Logs, parameters=_log_parameters, errors=(*by_prefix, 429)
+        )
+        return [
+            route("/v2/usage", {"GET": Endpoint(self.totals, totals)}, Access.ANY_KEY, gate),
+            route("/v2/usage/detail", {"GET": Endpoint(self.detail, detail)}, Access.ANY_KEY, gate),
+            route("/v2/logs", {"GET": Endpoint(self.logs, logs)}, Access.ANY_KEY, gate),
+        ]
+
     async def totals(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """GET /v2/usage."""
         query = Query(scope)
@@ -82,11 +176,9 @@ class UsageEndpoint:
         group_by, zone = query.choice("group_by", GROUPINGS), _read_zone(query)
         report = await self._report(query, scope)
         by_model = await self._accounts.usage.by_model(report.key_id, report.window)
-        body = await self._totals(report)
-        body["models"] = [
-            {"model": m.model, "spend": usd(m.nano_usd), "requests": m.num_requests}
-            for m in by_model
-        ]
+        models = [ModelUsage(m.model, usd(m.nano_usd), m.num_requests) for m in by_model]
+        totals = await self._totals(report)
+        body = UsageDetail(**msgspec.structs.asdict(totals), models=models)
         if group_by is not None:
             groups = await self._accounts.usage.groups(
                 report.key_id,
@@ -95,7 +187,7 @@ class UsageEndpoint:
                 by_model="model" in group_by,
                 tz=zone,
             )
-            body["groups"] = [_group_body(group) for group in groups]
+            body.groups = [_group(group) for group in groups]
         await _send(send, body)
 
     async def logs(self, scope: Scope, _receive: Receive, send: Send) -> None:
@@ -117,14 +209,19 @@ class UsageEndpoint:
             succeeded=None if len(statuses) != 1 else statuses == {"succeeded"},
             page=(limit, offset),
         )
-        page = {"limit": limit, "offset": offset, "total": total}
-        page["has_more"] = offset + len(rows) < total
-        await _send(send, {"data": [_row_body(row) for row in rows], "pagination": page})
+        page = LogPage(limit, offset, total, offset + len(rows) < total)
+        await _send(send, Logs([_log_row(row) for row in rows], page))
 
-    async def _totals(self, report: _Report) -> dict[str, Any]:
+    async def _totals(self, report: _Report) -> UsageTotals:
         totals = await self._accounts.usage.totals(report.key_id, report.window)
-        spend = {"spend": usd(totals.nano_usd), "currency": "USD", "requests": totals.num_requests}
-        return report.head() | spend
+        return UsageTotals(
+            api_key_prefix=report.key_prefix,
+            start=time_text(report.window.start),
+            end=time_text(report.window.end),
+            spend=usd(totals.nano_usd),
+            currency="USD",
+            requests=totals.num_requests,
+        )
 
     async def _report(self, query: Query, scope: Scope) -> _Report:
         window = read_window(query, self._now())
@@ -141,6 +238,32 @@ class UsageEndpoint:
             message = f"There is no API key with the prefix '{shown(prefix)}'."
             raise NotFoundError(message, param="key_prefix") from None
         return _Report(key.key_id, prefix, window)
+
+
+_WINDOW = (
+    query("period", "hours or days back, instead of start and end", pattern=PERIOD_PATTERN),
+    query("start", "ISO 8601", format="date-time"),
+    query("end", "ISO 8601", format="date-time"),
+    query("key_prefix", "whose use; the caller's own without it"),
+)
+
+
+def _detail_parameters() -> Sequence[Schema]:
+    return (
+        *_WINDOW,
+        query("group_by", "add groups", enum=list(GROUPINGS)),
+        query("tz", "whose days", enum=sorted(time_zones())),
+    )
+
+
+def _log_parameters() -> Sequence[Schema]:
+    return (
+        *_WINDOW,
+        query("model", f"only these, at most {MAX_MODELS}", many=True),
+        query("status", "only these", many=True, enum=list(STATUSES)),
+        query("limit", "rows of a page", type="integer", minimum=1, maximum=100),
+        query("offset", "rows to skip", type="integer", minimum=0, maximum=10**9),
+    )
 
 
 def read_window(query: Query, now: datetime) -> Window:
@@ -199,38 +322,31 @@ def _read_statuses(query: Query) -> set[str]:
     return set(statuses)
 
 
-def _group_body(group: UsageGroup) -> dict[str, Any]:
-    names = {"day": group.day, "model": group.model}
-    return {name: value for name, value in names.items() if value is not None} | {
-        "spend": usd(group.nano_usd),
-        "tokens": _tokens_body(group.prompt_tokens, group.completion_tokens),
-        "requests": {
-            "total": group.num_requests,
-            "charged": group.num_charged,
-            "succeeded": group.num_charged,
-            "failed": group.num_requests - group.num_charged,
-        },
-    }
+def _group(group: UsageGroup) -> UsageGroupAnswer:
+    num_charged = group.num_charged
+    num_failed = group.num_requests - num_charged
+    return UsageGroupAnswer(
+        day=UNSET if group.day is None else group.day,
+        model=UNSET if group.model is None else group.model,
+        spend=usd(group.nano_usd),
+        tokens=tokens(group.prompt_tokens, group.completion_tokens),
+        requests=Requests(group.num_requests, num_charged, num_charged, num_failed),
+    )
 
 
-def _row_body(row: UsageRow) -> dict[str, Any]:
-    return {
-        "created": time_text(row.started_at),
-        "status": "succeeded" if row.succeeded else "failed",
-        "origin": row.origin,
-        "model": row.model,
-        "cost": {"usd": usd(row.nano_usd), "credits": credits_of(row.nano_usd)},
-        "tokens": _tokens_body(row.prompt_tokens, row.completion_tokens),
-        "request_id": row.request_id,
-        "inference_id": row.inference_id,
-        "client_request_id": row.client_request_id,
-    }
+def _log_row(row: UsageRow) -> LogRow:
+    return LogRow(
+        created=time_text(row.started_at),
+        status="succeeded" if row.succeeded else "failed",
+        origin=row.origin,
+        model=row.model,
+        cost=cost(row.nano_usd),
+        tokens=tokens(row.prompt_tokens, row.completion_tokens),
+        request_id=row.request_id,
+        inference_id=row.inference_id,
+        client_request_id=row.client_request_id,
+    )
 
 
-def _tokens_body(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    total = prompt_tokens + completion_tokens
-    return {"input": prompt_tokens, "output": completion_tokens, "total": total}
-
-
-async def _send(send: Send, body: Any) -> None:
+async def _send(send: Send, body: Answer) -> None:
     await send_body(send, 200, msgspec.json.encode(body))

@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nestling.api.inference.replies import ChatCollector, ChunkEncoder, ReplyIdentity
+from nestling.api.answers import Answer
+from nestling.api.inference.replies import (
+    ChatCollector,
+    ChatCompletion,
+    ChunkEncoder,
+    ReplyIdentity,
+)
+from nestling.api.openapi.request_bodies import chat_schema
 from nestling.api.requests.chat import InferenceBody, read_chat_body
 from nestling.api.requests.messages import MessageLimits
+from nestling.chat.fields import Schema
 from nestling.chat.request import ChatModel
 from nestling.settings import Settings
 from nestling.weights.catalog import DOCUMENTED_MODEL_ID
@@ -20,9 +28,12 @@ class ChatFormat:
     """Messages in, `chat.completion` or its chunks out."""
 
     path = "/v1/chat/completions"
+    summary = "Answer a conversation"
+    answer: type[Answer] = ChatCompletion
 
     def __init__(self, chat: ChatModel, settings: Settings) -> None:
         self._names = model_names(chat)
+        self._num_text_tokens = chat.num_text_tokens
         self._limits = MessageLimits(
             settings.max_file_bytes, settings.system_role, chat.max_model_len
         )
@@ -30,6 +41,11 @@ class ChatFormat:
     def read(self, raw: Mapping[str, Any]) -> InferenceBody:
         """Validate a body; raises `InvalidRequestError`."""
         return read_chat_body(raw, self._names, self._limits)
+
+    def schema(self) -> Schema:
+        """Return what `read` takes, as JSON Schema."""
+        role, num_ids = self._limits.system_role, self._num_text_tokens
+        return chat_schema(self._names, role, self._limits.max_file_bytes, num_ids)
 
     def collector(
         self, identity: ReplyIdentity, body: InferenceBody, num_choices: int

@@ -3,27 +3,51 @@
 import codecs
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from nestling.api.answers import Answer, Count
 from nestling.api.inference.chat import model_names
-from nestling.api.inference.replies import CollectedChoice, Collector, FrameEncoder, ReplyIdentity
+from nestling.api.inference.replies import (
+    CollectedChoice,
+    Collector,
+    FrameEncoder,
+    Meta,
+    ReplyId,
+    ReplyIdentity,
+    Usage,
+)
+from nestling.api.openapi.request_bodies import completion_schema
 from nestling.api.requests.chat import InferenceBody
 from nestling.api.requests.completions import read_completion_body
-from nestling.chat.request import AlternativeToken, ChatDelta, ChatModel, TokenLogprob
+from nestling.chat.fields import Schema
+from nestling.chat.request import (
+    AlternativeToken,
+    ChatDelta,
+    ChatFinishReason,
+    ChatModel,
+    TokenLogprob,
+)
 
 
 class CompletionFormat:
     """Prompts in, `text_completion` out."""
 
     path = "/v1/completions"
+    summary = "Continue a text"
 
     def __init__(self, chat: ChatModel) -> None:
+        self.answer: type[Answer] = TextCompletion
         self._names = model_names(chat)
+        self._num_text_tokens = chat.num_text_tokens
         self._max_model_len = chat.max_model_len
 
     def read(self, raw: Mapping[str, Any]) -> InferenceBody:
         """Validate a body; raises `InvalidRequestError`."""
         return read_completion_body(raw, self._names, self._max_model_len)
+
+    def schema(self) -> Schema:
+        """Return what `read` takes, as JSON Schema."""
+        return completion_schema(self._names, self._num_text_tokens)
 
     def collector(
         self, identity: ReplyIdentity, body: InferenceBody, num_choices: int
@@ -50,14 +74,54 @@ class TextOffsets:
         return offset
 
 
-def text_logprobs(logprobs: Sequence[TokenLogprob], offsets: TextOffsets) -> dict[str, Any]:
+class TextLogprobs(Answer):
+    """Log-probabilities in the older shape: one item of each list for a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[Count]
+
+
+class TextChoice(Answer):
+    """One choice of a text completion."""
+
+    index: Count
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: ChatFinishReason
+
+
+class TextChunkChoice(Answer):
+    """One choice's news in a frame."""
+
+    index: Count
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: ChatFinishReason | None
+
+
+class TextCompletion(Answer):
+    """A whole continuation."""
+
+    id: ReplyId
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+    system_fingerprint: str
+    meta: Meta
+
+
+def text_logprobs(logprobs: Sequence[TokenLogprob], offsets: TextOffsets) -> TextLogprobs:
     """Return the `logprobs` object of a text choice, or of its next tokens."""
-    return {
-        "tokens": [item.chosen.token for item in logprobs],
-        "token_logprobs": [max(item.chosen.logprob, -9999.0) for item in logprobs],
-        "top_logprobs": [_by_text(item) for item in logprobs],
-        "text_offset": [offsets.of(item.chosen) for item in logprobs],
-    }
+    return TextLogprobs(
+        [item.chosen.token for item in logprobs],
+        [max(item.chosen.logprob, -9999.0) for item in logprobs],
+        [_by_text(item) for item in logprobs],
+        [offsets.of(item.chosen) for item in logprobs],
+    )
 
 
 def _by_text(logprob: TokenLogprob) -> dict[str, float]:
@@ -73,13 +137,13 @@ class TextCollector(Collector):
     """Makes a `text_completion`."""
 
     object_name = "text_completion"
+    answer_type = TextCompletion
 
-    def choice_body(self, choice: CollectedChoice, *, logprobs: bool) -> dict[str, Any]:
+    def choice(self, index: int, choice: CollectedChoice, *, logprobs: bool) -> TextChoice:
         """Return the text and the logprobs."""
-        return {
-            "text": choice.text,
-            "logprobs": text_logprobs(choice.logprobs, TextOffsets()) if logprobs else None,
-        }
+        assert choice.finish_reason is not None
+        found = text_logprobs(choice.logprobs, TextOffsets()) if logprobs else None
+        return TextChoice(index, choice.text, found, choice.finish_reason)
 
 
 class TextEncoder(FrameEncoder):
@@ -98,16 +162,10 @@ class TextEncoder(FrameEncoder):
 
     def delta(self, delta: ChatDelta) -> bytes:
         """Return the frame of a delta."""
-        return self.frame(
-            {
-                "index": delta.choice_index,
-                "text": delta.text,
-                "logprobs": self._logprobs(delta),
-                "finish_reason": delta.finish_reason,
-            }
-        )
+        index, logprobs = delta.choice_index, self._logprobs(delta)
+        return self.frame(TextChunkChoice(index, delta.text, logprobs, delta.finish_reason))
 
-    def _logprobs(self, delta: ChatDelta) -> dict[str, Any] | None:
+    def _logprobs(self, delta: ChatDelta) -> TextLogprobs | None:
         if not delta.logprobs:
             return None
         return text_logprobs(delta.logprobs, self._offsets[delta.choice_index])

@@ -7,17 +7,19 @@ or not, and so does a key that stops being good.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nestling.accounts.key_records import ApiKey
 from nestling.accounts.ledger_records import Inference
-from nestling.api.auth import INFERENCE_SCOPE
+from nestling.api.answers import Answer
+from nestling.api.auth import INFERENCE_SCOPE, Access, Gate, route
 from nestling.api.errors import error_frame
 from nestling.api.inference.metering import Caller, MeteredReply, cost_headers, metered, take
 from nestling.api.inference.replies import (
@@ -29,8 +31,10 @@ from nestling.api.inference.replies import (
 )
 from nestling.api.inference.services import Services
 from nestling.api.inference.sse import SseStream, with_early_refusal
+from nestling.api.operations import Endpoint, Operation
 from nestling.api.requests.chat import InferenceBody
 from nestling.api.requests.json_body import LARGE_BYTES, parse_json_object
+from nestling.chat.fields import Schema
 from nestling.chat.request import ChatDelta, PreparedGeneration
 from nestling.errors import EngineError, NestlingError, ServerShutdownError
 from nestling.log import get_logger
@@ -42,6 +46,12 @@ from nestling.server.request_body import read_json_body
 
 MAX_LOGGED_NAMES = 256
 """Unknown fields are logged once per name, and no more names than this."""
+_HEADERS = {
+    "x-request-id": "This request",
+    "x-inference-id": "The reply's id",
+    "x-ratelimit-remaining-requests": "What is left of the key's minute",
+    "x-ratelimit-remaining-tokens": "What is left of the key's minute",
+}
 _log = get_logger("api")
 
 
@@ -49,6 +59,13 @@ class Format(Protocol):
     """One endpoint's wire format."""
 
     path: str
+    summary: str
+    answer: type[Answer]
+    """The whole reply."""
+
+    def schema(self) -> Schema:
+        """Return what `read` takes, as JSON Schema."""
+        ...
 
     def read(self, raw: Mapping[str, Any]) -> InferenceBody:
         """Validate a body; raises `InvalidRequestError`."""
@@ -72,6 +89,21 @@ class InferenceEndpoint:
         self._services = services
         self._format = wire_format
         self._logged_names: set[str] = set()
+
+    def routes(self, gate: Gate) -> Sequence[Route]:
+        """Return its routes: clients are configured with either base URL."""
+        operation = Operation(
+            self._format.summary,
+            self._format.answer,
+            status=self._services.settings.success_status,
+            body=self._format.schema,
+            errors=(413, 415, 429),
+            answer_types=("application/json", "text/event-stream"),
+            headers=_HEADERS,
+        )
+        path, endpoint = self._format.path, {"POST": Endpoint(self, operation)}
+        bases = (path, path.removeprefix("/v1"))
+        return [route(base, endpoint, Access.INFERENCE, gate) for base in bases]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -6,11 +6,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from nestling.api.answers import Answer, Time
+from nestling.api.auth import Access, Gate, route
+from nestling.api.operations import Endpoint, Operation, query
 from nestling.api.requests.queries import Query
 from nestling.server.answers import send_body, time_text
 
@@ -30,6 +34,39 @@ class Latency:
     duration_ms: float
 
 
+class Percentiles(Answer):
+    """Of one figure: the values that so many percent of the replies do not exceed."""
+
+    p50: float
+    p75: float
+    p90: float
+    p99: float
+
+
+class ReplyMetrics(Answer):
+    """The figures that there are of one endpoint's replies."""
+
+    ttft_ms: Percentiles | UnsetType = UNSET
+    tps: Percentiles | UnsetType = UNSET
+    duration_ms: Percentiles | UnsetType = UNSET
+
+
+class EndpointMetrics(Answer):
+    """How fast a model has answered at one endpoint."""
+
+    alias: str
+    endpoint: str
+    metrics: ReplyMetrics
+
+
+class ModelMetrics(Answer):
+    """How fast the model has answered lately."""
+
+    window_seconds: int
+    generated_at: Time
+    models: list[EndpointMetrics]
+
+
 class LatencyWindow:
     """The replies of the last five minutes, by endpoint."""
 
@@ -43,26 +80,32 @@ class LatencyWindow:
         samples = self._samples.setdefault(endpoint, deque(maxlen=MAX_SAMPLES))
         samples.append((self._clock(), latency))
 
+    def route(self, gate: Gate) -> Route:
+        """Return the route that shows them."""
+        parameters = (query("aliases", "only these models", many=True),)
+        operation = Operation(
+            "Percentiles of the last minutes", ModelMetrics, parameters=lambda: parameters
+        )
+        endpoint = Endpoint(self.endpoint, operation)
+        return route("/models/metrics", {"GET": endpoint}, Access.PUBLIC, gate)
+
     async def endpoint(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer with the percentiles of every name that was asked for."""
         query = Query(scope)
         query.allow(("aliases",))
         wanted = query.many("aliases", MAX_ALIASES) or self._names[:1]
         measured = {endpoint: self._metrics(endpoint) for endpoint in self._samples}
-        body = {
-            "window_seconds": WINDOW_S,
-            "generated_at": time_text(datetime.now(UTC)),
-            "models": [
-                {"alias": name, "endpoint": endpoint, "metrics": metrics}
-                for name in self._names
-                if name in wanted
-                for endpoint, metrics in measured.items()
-                if metrics
-            ],
-        }
+        models = [
+            EndpointMetrics(name, endpoint, ReplyMetrics(**metrics))
+            for name in self._names
+            if name in wanted
+            for endpoint, metrics in measured.items()
+            if metrics
+        ]
+        body = ModelMetrics(WINDOW_S, time_text(datetime.now(UTC)), models)
         await send_body(send, 200, msgspec.json.encode(body))
 
-    def _metrics(self, endpoint: str) -> dict[str, Any]:
+    def _metrics(self, endpoint: str) -> dict[str, Percentiles]:
         samples, oldest = self._samples[endpoint], self._clock() - WINDOW_S
         while samples and samples[0][0] < oldest:
             samples.popleft()
@@ -72,7 +115,7 @@ class LatencyWindow:
                 value for _, item in samples if (value := getattr(item, field.name)) is not None
             )
             if values:
-                found[field.name] = {f"p{p}": _percentile(values, p) for p in PERCENTILES}
+                found[field.name] = Percentiles(*(_percentile(values, p) for p in PERCENTILES))
         return found
 
 

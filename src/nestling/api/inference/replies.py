@@ -6,18 +6,28 @@ Key for key as the hosted API and OpenAI send them (docs/api.md); pure functions
 import secrets
 import string
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from nestling.accounts.money import credits_of, usd
-from nestling.chat.request import AlternativeToken, ChatDelta, ChatModel, ChatUsage, TokenLogprob
+from nestling.api.answers import Amount, Answer, Count
+from nestling.chat.request import (
+    AlternativeToken,
+    ChatDelta,
+    ChatFinishReason,
+    ChatModel,
+    ChatUsage,
+    TokenLogprob,
+)
 from nestling.errors import EngineError
 
 _ALPHANUMERICS = string.ascii_letters + string.digits
 DONE_FRAME = b"data: [DONE]\n\n"
+ReplyId = Annotated[str, msgspec.Meta(pattern="^gen-[0-9]+-[0-9A-Za-z]{20}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +57,158 @@ def _random_tail() -> str:
     return "".join(digits)
 
 
-def usage_body(usage: ChatUsage) -> dict[str, Any]:
+class PromptTokensDetails(Answer):
+    """Prompt tokens by kind."""
+
+    cached_tokens: Count
+    audio_tokens: Count
+
+
+class CompletionTokensDetails(Answer):
+    """Completion tokens by kind: this model has one."""
+
+    reasoning_tokens: Count
+    audio_tokens: Count
+    accepted_prediction_tokens: Count
+    rejected_prediction_tokens: Count
+
+
+class Usage(Answer):
+    """The counts of a reply."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class Charged(Answer):
+    """What a reply is charged."""
+
+    credits_used: Count
+    usd_spent: Amount
+
+
+class Meta(Answer):
+    """The hosted API's part of a reply."""
+
+    usage: Charged
+
+
+class Token(Answer):
+    """A token and its log-probability; `bytes` is null if it stands for no text."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class Position(Token):
+    """The token of one position, and the most likely ones there."""
+
+    top_logprobs: list[Token]
+
+
+class Logprobs(Answer):
+    """The log-probabilities of a choice."""
+
+    content: list[Position]
+    refusal: None
+
+
+class Message(Answer):
+    """What the assistant said."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    reasoning_content: None
+
+
+class ChatChoice(Answer):
+    """One choice of a chat completion."""
+
+    index: Count
+    message: Message
+    logprobs: Logprobs | None
+    finish_reason: ChatFinishReason
+
+
+class ChatCompletion(Answer):
+    """A whole reply of the model."""
+
+    id: ReplyId
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+    meta: Meta
+
+
+class Delta(Answer):
+    """What a chunk adds to its choice."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChunkChoice(Answer):
+    """One choice's news in a chunk."""
+
+    index: Count
+    delta: Delta
+    logprobs: Logprobs | None
+    finish_reason: ChatFinishReason | None
+
+
+class ChunkHead(Answer):
+    """What every chunk of a reply begins with."""
+
+    id: ReplyId
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+_NO_DETAILS = CompletionTokensDetails(0, 0, 0, 0)
+
+
+def usage_of(usage: ChatUsage) -> Usage:
     """Return the `usage` object."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.prompt_tokens + usage.completion_tokens,
+        PromptTokensDetails(usage.cached_tokens, 0),
+        _NO_DETAILS,
+    )
 
 
-def cost_body(nano_usd: int) -> dict[str, Any]:
+def meta_of(nano_usd: int) -> Meta:
     """Return the `meta` object: what the reply is charged with."""
-    return {"usage": {"credits_used": credits_of(nano_usd), "usd_spent": usd(nano_usd)}}
+    return Meta(Charged(credits_of(nano_usd), usd(nano_usd)))
 
 
-def logprobs_body(logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
+def logprobs_of(logprobs: Sequence[TokenLogprob] | None) -> Logprobs | None:
     """Return the `logprobs` object of a choice, None if none were asked for."""
     if logprobs is None:
         return None
-    content = [
-        {**_token_body(item.chosen), "top_logprobs": [_token_body(other) for other in item.top]}
-        for item in logprobs
-    ]
-    return {"content": content, "refusal": None}
+    return Logprobs([_position(item) for item in logprobs], None)
 
 
-def _token_body(token: AlternativeToken) -> dict[str, Any]:
+def _position(logprob: TokenLogprob) -> Position:
+    chosen = _token(logprob.chosen)
+    top = [_token(other) for other in logprob.top]
+    return Position(chosen.token, chosen.logprob, chosen.bytes, top)
+
+
+def _token(token: AlternativeToken) -> Token:
     raw = token.token_bytes
-    return {
-        "token": token.token,
-        "logprob": max(token.logprob, -9999.0),
-        "bytes": None if raw is None else list(raw),
-    }
+    return Token(token.token, max(token.logprob, -9999.0), None if raw is None else list(raw))
 
 
 @dataclass(slots=True)
@@ -94,7 +217,7 @@ class CollectedChoice:
 
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: str | None = None
+    finish_reason: ChatFinishReason | None = None
 
     @property
     def text(self) -> str:
@@ -103,17 +226,18 @@ class CollectedChoice:
 
 
 class Collector:
-    """Collects the deltas of all choices into one answer; formats say how a choice looks."""
+    """Collects the deltas of all choices into one answer; formats say how it looks."""
 
     object_name: str
+    answer_type: Callable[..., Answer]
 
     def __init__(self, identity: ReplyIdentity, num_choices: int, *, logprobs: bool) -> None:
         self._identity = identity
         self._choices = [CollectedChoice() for _ in range(num_choices)]
         self._has_logprobs = logprobs
 
-    def choice_body(self, choice: CollectedChoice, *, logprobs: bool) -> dict[str, Any]:
-        """Return what is special to the format: the text and its logprobs, if asked for."""
+    def choice(self, index: int, choice: CollectedChoice, *, logprobs: bool) -> Answer:
+        """Return how a finished choice looks."""
         raise NotImplementedError
 
     def add(self, delta: ChatDelta) -> None:
@@ -125,44 +249,35 @@ class Collector:
 
     def body(self, usage: ChatUsage, nano_usd: int) -> bytes:
         """Return the JSON of the finished reply; raises `EngineError` if a choice has no end."""
-        identity = self._identity
-        return msgspec.json.encode(
-            {
-                "id": identity.id,
-                "object": self.object_name,
-                "created": identity.created,
-                "model": identity.model,
-                "choices": [self._choice_body(i) for i in range(len(self._choices))],
-                "usage": usage_body(usage),
-                "system_fingerprint": identity.system_fingerprint,
-                "meta": cost_body(nano_usd),
-            }
+        for index, choice in enumerate(self._choices):
+            if choice.finish_reason is None:
+                raise EngineError(f"the stream ended before choice {index} did")
+        identity, has_logprobs = self._identity, self._has_logprobs
+        answer = self.answer_type(
+            id=identity.id,
+            object=self.object_name,
+            created=identity.created,
+            model=identity.model,
+            choices=[self.choice(i, c, logprobs=has_logprobs) for i, c in enumerate(self._choices)],
+            usage=usage_of(usage),
+            system_fingerprint=identity.system_fingerprint,
+            meta=meta_of(nano_usd),
         )
-
-    def _choice_body(self, index: int) -> dict[str, Any]:
-        choice = self._choices[index]
-        if choice.finish_reason is None:
-            raise EngineError(f"the stream ended before choice {index} did")
-        special = self.choice_body(choice, logprobs=self._has_logprobs)
-        return {"index": index, **special, "finish_reason": choice.finish_reason}
+        return msgspec.json.encode(answer)
 
 
 class ChatCollector(Collector):
     """Makes a `chat.completion`."""
 
     object_name = "chat.completion"
+    answer_type = ChatCompletion
 
-    def choice_body(self, choice: CollectedChoice, *, logprobs: bool) -> dict[str, Any]:
+    def choice(self, index: int, choice: CollectedChoice, *, logprobs: bool) -> ChatChoice:
         """Return the message and the logprobs."""
-        return {
-            "message": {
-                "role": "assistant",
-                "content": choice.text,
-                "refusal": None,
-                "reasoning_content": None,
-            },
-            "logprobs": logprobs_body(choice.logprobs if logprobs else None),
-        }
+        assert choice.finish_reason is not None
+        message = Message("assistant", choice.text, None, None)
+        found = logprobs_of(choice.logprobs if logprobs else None)
+        return ChatChoice(index, message, found, choice.finish_reason)
 
 
 class FrameEncoder:
@@ -171,14 +286,9 @@ class FrameEncoder:
     object_name: str
 
     def __init__(self, identity: ReplyIdentity, *, include_usage: bool) -> None:
+        of = identity
         head = msgspec.json.encode(
-            {
-                "id": identity.id,
-                "object": self.object_name,
-                "created": identity.created,
-                "model": identity.model,
-                "system_fingerprint": identity.system_fingerprint,
-            }
+            ChunkHead(of.id, self.object_name, of.created, of.model, of.system_fingerprint)
         )
         self._head = b"data: " + head[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
@@ -194,13 +304,16 @@ class FrameEncoder:
 
     def usage(self, usage: ChatUsage, nano_usd: int) -> bytes:
         """Return the frame that is sent last, and only to those who asked for it."""
-        counts = self._encode(usage_body(usage))
-        cost = self._encode(cost_body(nano_usd))
-        return self._head + b'],"usage":' + counts + b',"meta":' + cost + b"}\n\n"
+        counts = self._encode(usage_of(usage))
+        meta = self._encode(meta_of(nano_usd))
+        return self._head + b'],"usage":' + counts + b',"meta":' + meta + b"}\n\n"
 
-    def frame(self, choice: dict[str, Any]) -> bytes:
+    def frame(self, choice: Answer) -> bytes:
         """Return the frame of one choice's news."""
         return self._head + self._encode(choice) + self._tail
+
+
+_NOTHING = Delta()
 
 
 class ChunkEncoder(FrameEncoder):
@@ -210,27 +323,17 @@ class ChunkEncoder(FrameEncoder):
 
     def opening(self, num_choices: int) -> bytes:
         """Return the first frame of each choice, the only one that carries a role."""
-        first = {"role": "assistant", "content": ""}
-        return b"".join(self._chunk(index, first, None, None) for index in range(num_choices))
+        first = Delta("assistant", "")
+        chunks = [ChunkChoice(index, first, None, None) for index in range(num_choices)]
+        return b"".join(self.frame(chunk) for chunk in chunks)
 
     def delta(self, delta: ChatDelta) -> bytes:
         """Return the frames of a delta: its text, if it has any, and its end, if it is one."""
         frames = b""
         index = delta.choice_index
         if delta.text or delta.logprobs:
-            logprobs = logprobs_body(delta.logprobs)
-            frames = self._chunk(index, {"content": delta.text}, logprobs, None)
+            said = Delta(UNSET, delta.text)
+            frames = self.frame(ChunkChoice(index, said, logprobs_of(delta.logprobs), None))
         if delta.finish_reason is not None:
-            frames += self._chunk(index, {}, None, delta.finish_reason)
+            frames += self.frame(ChunkChoice(index, _NOTHING, None, delta.finish_reason))
         return frames
-
-    def _chunk(
-        self,
-        index: int,
-        delta: dict[str, str],
-        logprobs: dict[str, Any] | None,
-        finish_reason: str | None,
-    ) -> bytes:
-        return self.frame(
-            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        )

@@ -4,13 +4,14 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from nestling.accounts.api_keys import MAX_NAME_LENGTH, is_printable
+from nestling.accounts.api_keys import MAX_NAME_LENGTH, NAME_PATTERN, is_printable
 from nestling.accounts.key_records import SCOPES, NewKey, Retention, SpendLimit
 from nestling.accounts.money import NANO_USD
 from nestling.chat.fields import (
     Boolean,
     Number,
     Object,
+    Schema,
     Text,
     invalid,
     missing,
@@ -121,3 +122,38 @@ def _read_expiry(value: Any) -> datetime | None:
         message = f"Invalid 'expires_at': expected a time to come, but got '{shown(text)}'."
         raise invalid(message, "expires_at", "invalid_value")
     return moment
+
+
+def new_key_schema() -> Schema:
+    """Return what `read_new_key` takes, as JSON Schema."""
+    expiry = {
+        "type": ["string", "null"],
+        "format": "date-time",
+        "description": "A time to come. Not in the hosted API.",
+    }
+    return _schema(expires_at=expiry)
+
+
+def key_changes_schema() -> Schema:
+    """Return what `read_key_changes` takes, as JSON Schema."""
+    return _schema(disabled={"type": ["boolean", "null"]})
+
+
+def _schema(**more: Schema) -> Schema:
+    retention = {"type": "string", "enum": list(RETENTIONS)}
+    least = {"anyOf": [{"const": 0}, {"minimum": MIN_LIMIT_USD}]}
+    threshold = {"type": "number", "maximum": MAX_LIMIT_USD, **least}
+    name = {"minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": NAME_PATTERN}
+    scope = {"type": "string", "enum": list(SCOPES)}
+    properties = {
+        "name": {"type": ["string", "null"], **name},
+        "limit": {
+            "type": ["object", "null"],
+            "properties": {"retention": retention, "threshold": threshold},
+            "required": ["retention", "threshold"],
+            "additionalProperties": False,
+        },
+        "scopes": {"type": ["array", "null"], "items": scope, "maxItems": len(SCOPES)},
+        **more,
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
