@@ -13,10 +13,10 @@ from nestling.engine.clients.messages import Stats
 from nestling.errors import AuthenticationError, EngineError, StoreError
 from nestling.server.application import Application
 from nestling.settings import Settings
+from tests.server.test_connections import exchange
 
 from .conftest import AUTH, KEY, FakeChat, chat_body, healthy
 from .helpers import PATH, check_error, client_of, guard_of, methods_of, post, routes_of
-from .test_connections import exchange
 
 BAD_AUTHORIZATIONS = [
     [],

@@ -13,9 +13,9 @@ from nestling.engine.clients.messages import Stats
 from nestling.engine.step_profiler import PARTS
 from nestling.errors import EngineError
 from nestling.settings import Settings
+from tests.server.test_connections import exchange, request_bytes
 
 from .conftest import AUTH, FakeChat, chat_body, healthy, running
-from .test_connections import exchange, request_bytes
 
 PATH = "/v1/chat/completions"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -21,10 +21,10 @@ from nestling.settings import Settings
 from nestling.weights.catalog import embedded_model
 from nestling.weights.checkpoint import load_checkpoint
 from tests.chat.fake_engine import FakeEngine, service_of
+from tests.server.test_connections import exchange, request_bytes
 
 from .conftest import AUTH, KEY, MODEL, FakeChat, chat_body, healthy, running
 from .helpers import PATH, check_error
-from .test_connections import exchange, request_bytes
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from nestling.accounts.accounts import Accounts
 from nestling.accounts.api_keys import KeyStore
 from nestling.accounts.key_records import NewKey, SpendLimit
 from nestling.settings import Settings
+from tests.server.test_connections import connect, request_bytes
 
 from .conftest import PRICES, FakeChat, chat_body
 from .helpers import PATH, check_error
-from .test_connections import connect, request_bytes
 
 WITHIN_S = 5
 ACTS_WITHIN_S = 4

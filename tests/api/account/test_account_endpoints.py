@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import FakeChat, chat_body
-from .helpers import PATH, check_error
-from .threaded import ThreadedServer, threaded_server
+from tests.api.conftest import FakeChat, chat_body
+from tests.api.helpers import PATH, check_error
+from tests.api.threaded import ThreadedServer, threaded_server
 
 COST_USD = 2.6e-7
 """Of the fake reply: 7 tokens at USD 0.02 and 3 at 0.04 a million."""

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from .conftest import chat_body
-from .test_connections import UPGRADES, WITHIN_S, connect, in_chunks, request_bytes
+from tests.api.conftest import chat_body
+from tests.server.test_connections import UPGRADES, WITHIN_S, connect, in_chunks, request_bytes
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 CLOSE = b"Connection: close\r\nX-A: z\r\n"

@@ -21,9 +21,8 @@ from nestling.api.requests.messages import MessageLimits
 from nestling.errors import InvalidRequestError
 from nestling.server.application import Application
 from nestling.settings import Settings
-
-from .conftest import AUTH, FakeChat, chat_body, healthy
-from .helpers import guard_of, routes_of
+from tests.api.conftest import AUTH, FakeChat, chat_body, healthy
+from tests.api.helpers import guard_of, routes_of
 
 LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 

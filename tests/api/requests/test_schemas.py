@@ -15,8 +15,7 @@ from nestling.chat.request import ChatRequest
 from nestling.chat.template import ChatMessage
 from nestling.engine.clients.messages import RANGES, SamplingParams
 from nestling.errors import InvalidRequestError, ModelNotFoundError
-
-from .conftest import MODEL, chat_body
+from tests.api.conftest import MODEL, chat_body
 
 LIMITS = MessageLimits(max_file_bytes=2**20, system_role="fold")
 NAMES = (MODEL, "nestling-nano", "nano")

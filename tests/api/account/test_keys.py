@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import FakeChat, chat_body
-from .helpers import PATH, check_error
-from .threaded import ThreadedServer, threaded_server
+from tests.api.conftest import FakeChat, chat_body
+from tests.api.helpers import PATH, check_error
+from tests.api.threaded import ThreadedServer, threaded_server
 
 FIELDS = ["name", "disabled", "prefix", "scopes", "limit", "expires_at", "created_at"]
 FIELDS += ["updated_at", "monthly_usage"]

@@ -18,8 +18,7 @@ from nestling.errors import SettingsError
 from nestling.server.application import Application
 from nestling.server.serving import run, serve
 from nestling.settings import Settings
-
-from .conftest import KEY, FakeChat, chat_body, healthy, running
+from tests.api.conftest import KEY, FakeChat, chat_body, healthy, running
 
 WITHIN_S = 5
 

@@ -20,9 +20,8 @@ from nestling.errors import (
 )
 from nestling.log import configure_logging
 from nestling.settings import Settings
-
-from .conftest import AUTH, FakeChat, chat_body, healthy
-from .helpers import PATH, check_error, client_of, post
+from tests.api.conftest import AUTH, FakeChat, chat_body, healthy
+from tests.api.helpers import PATH, check_error, client_of, post
 
 ID = re.compile(r"gen-\d{10}-[0-9A-Za-z]{20}")
 

@@ -10,10 +10,9 @@ import pytest
 from nestling.api.requests.chat import FIELDS, OTHER_FIELDS, SHAPED_FIELDS
 from nestling.chat.sampling import SAMPLING_FIELDS
 from nestling.engine.clients.messages import SamplingParams
-
-from .conftest import FakeChat, chat_body
-from .helpers import PATH, check_error
-from .threaded import ThreadedServer, threaded_server
+from tests.api.conftest import FakeChat, chat_body
+from tests.api.helpers import PATH, check_error
+from tests.api.threaded import ThreadedServer, threaded_server
 
 NUMBERS = ["temperature", "top_p", "min_p", "top_a", "top_k", "max_tokens", "repetition_penalty"]
 NUMBERS += ["frequency_penalty", "presence_penalty"]

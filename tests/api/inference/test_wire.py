@@ -8,7 +8,7 @@ import pytest
 import requests
 from openai.types.chat import ChatCompletionMessageParam
 
-from .conftest import KEY, MODEL, FakeChat
+from tests.api.conftest import KEY, MODEL, FakeChat
 
 TEXT = "Hello there 👋"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]

@@ -23,10 +23,9 @@ from schemathesis.core.result import Ok
 from nestling.api.requests.chat import KNOWN_FIELDS
 from nestling.api.requests.messages import MAX_FILES
 from nestling.settings import Settings
-
-from .conftest import FakeChat
-from .page_schema import PAGE, PAGE_BODY
-from .threaded import ThreadedServer, threaded_server
+from tests.api.conftest import FakeChat
+from tests.api.page_schema import PAGE, PAGE_BODY
+from tests.api.threaded import ThreadedServer, threaded_server
 
 load_all_checks()
 NUM_EXAMPLES = int(os.environ.get("NESTLING_TEST_EXAMPLES", "15"))
