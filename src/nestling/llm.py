@@ -5,38 +5,53 @@ Methods may be called from any thread; calls from several threads are batched to
 """
 
 import asyncio
-import contextlib
+import concurrent.futures
+import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Self, TypeVar, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_data_path
 
+from nestling.chat.arguments import as_json, read_sampling_params, read_stop, read_token_ids
 from nestling.chat.choice import Choice
+from nestling.chat.fields import Boolean, Integer, Text, read_array, wrong_type
+from nestling.chat.files import FileLimits, FileReader
+from nestling.chat.messages import MessageLimits, read_messages
+from nestling.chat.prompts import (
+    chat_prompt,
+    check_ids,
+    read_prompts,
+    resolve_logit_bias,
+    text_prompt,
+)
 from nestling.chat.request import ChatDelta
-from nestling.chat.template import ChatMessage, Role, render_prompt
+from nestling.chat.template import ChatMessage
 from nestling.chat.tokenizer import Tokenizer, end_token_ids, open_tokenizer
 from nestling.engine.clients.messages import SamplingParams, Stats, Submit, TokenLogprobs
 from nestling.engine.clients.thread_engine import ThreadEngine
 from nestling.engine.config import EngineConfig, EngineKind
 from nestling.engine.runners.load import make_runner
 from nestling.errors import EngineError, InvalidRequestError, ModelFileError
+from nestling.native.system import MAX_THREADS
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
 from nestling.weights.packing import WeightDtype
 
 T = TypeVar("T")
-Messages = Sequence[ChatMessage | Mapping[str, str]]
+TokenIds = Sequence[int] | NDArray[np.integer[Any]]
+Prompt = str | TokenIds
+Messages = Sequence[ChatMessage | Mapping[str, Any]]
+Stop = str | Sequence[str] | None
 DATA_DIR = user_data_path("nestling")
 PACKED_DIR = DATA_DIR / "packed"
-_ROLES = ("system", "developer", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -82,9 +97,14 @@ class LLM:
         max_model_len: int | None = None,
         prefix_caching: bool = True,
         packed_dir: str | Path | None = PACKED_DIR,
-        switches_off: tuple[str, ...] = (),
+        switches_off: Sequence[str] = (),
     ) -> None:
-        self.entry = find_model(str(model), DATA_DIR)
+        if threads is not None:
+            Integer(1, MAX_THREADS).read("threads", as_json(threads))
+        if max_model_len is not None:
+            Integer(2).read("max_model_len", as_json(max_model_len))
+        switches = read_array("switches_off", as_json(switches_off))
+        self.entry = find_model(_read_path("model", model), DATA_DIR)
         checkpoint = load_checkpoint(self.entry.path)
         self._tokenizer = open_tokenizer(checkpoint)
         self._end_token_ids = end_token_ids(checkpoint)
@@ -94,16 +114,19 @@ class LLM:
             dtype=dtype,
             num_threads=threads or 0,
             max_model_len=max_model_len,
-            prefix_caching=prefix_caching,
-            packed_dir=None if packed_dir is None else str(packed_dir),
-            switches_off=switches_off,
+            prefix_caching=Boolean().read("prefix_caching", prefix_caching),
+            packed_dir=None if packed_dir is None else _read_path("packed_dir", packed_dir),
+            switches_off=tuple(switches),
         )
         self._runner = make_runner(checkpoint, config)
         self._engine = ThreadEngine(config, load=lambda *_: self._runner)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
-        self._thread.start()
-        self._run(self._engine.start())
+        self._loop_thread = _LoopThread()
+        self._run = self._loop_thread.run
+        try:
+            self._run(self._engine.start())
+        except BaseException:
+            self._loop_thread.stop()
+            raise
 
     # --- text ------------------------------------------------------------------------------------
 
@@ -116,86 +139,85 @@ class LLM:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text, without bos; no text gives a control token."""
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(Text().read("text", text))
 
-    def detokenize(self, token_ids: Sequence[int]) -> str:
+    def detokenize(self, token_ids: TokenIds) -> str:
         """Text of token ids, control tokens left out."""
-        return self.tokenizer.decode(token_ids)
+        tokenizer = self.tokenizer
+        return tokenizer.decode(read_token_ids("token_ids", token_ids, tokenizer.vocab_size))
 
     # --- answers ---------------------------------------------------------------------------------
 
     @overload
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | NDArray[np.integer[Any]],
         sampling_params: SamplingParams | None = None,
         *,
-        stop: tuple[str, ...] = (),
+        stop: Stop = (),
         ignore_eos: bool = False,
     ) -> Completion: ...
 
     @overload
     def generate(
         self,
-        prompt: list[str],
+        prompt: list[str] | list[list[int]],
         sampling_params: SamplingParams | None = None,
         *,
-        stop: tuple[str, ...] = (),
+        stop: Stop = (),
         ignore_eos: bool = False,
     ) -> list[Completion]: ...
 
     def generate(
         self,
-        prompt: str | Sequence[int] | list[str],
+        prompt: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | None = None,
         *,
-        stop: tuple[str, ...] = (),
+        stop: Stop = (),
         ignore_eos: bool = False,
     ) -> Completion | list[Completion]:
         """Continue a prompt: plain text (bos is put before it) or token ids (taken as they are).
 
-        A list of texts gives a list of completions, computed together. Ends at the model's end
-        tokens unless `ignore_eos`, or before one of `stop`.
+        A list of prompts gives a list of completions, computed together. Generation ends at the
+        model's end tokens unless `ignore_eos`, or before a text of `stop`. Ctrl-C cancels it.
         """
-        params = self._params(sampling_params, ignore_eos=ignore_eos)
-        if isinstance(prompt, list) and prompt and all(isinstance(item, str) for item in prompt):
-            texts = cast("list[str]", prompt)
-            return self._run(
-                self._complete_all([self._encode(text) for text in texts], params, stop)
-            )
-        single = cast("str | Sequence[int]", prompt)
-        return self._run(self._complete(self._encode(single), params, stop))
+        value = as_json(prompt)
+        prompts = read_prompts(value, self._runner.max_model_len)
+        how = self._how(sampling_params, stop, ignore_eos=ignore_eos)
+        if isinstance(value, list) and isinstance(value[0], (str, list)):
+            named = [(f"prompt[{i}]", item) for i, item in enumerate(prompts)]
+            return self._run(self._complete_all([self._encode(*pair) for pair in named], how))
+        return self._run(self._complete(self._encode("prompt", prompts[0]), how))
 
     def chat(
         self,
         messages: Messages,
         sampling_params: SamplingParams | None = None,
         *,
-        stop: tuple[str, ...] = (),
+        stop: Stop = (),
     ) -> Completion:
-        """Answer a conversation of {"role", "content"} messages (or ChatMessage)."""
-        prompt = render_prompt(_messages(messages), self.tokenizer)
-        return self._run(self._complete(prompt, self._params(sampling_params), stop))
+        """Answer a conversation of {"role", "content"} messages, as the HTTP API takes them."""
+        how = self._how(sampling_params, stop)
+        return self._run(self._complete(self._chat_prompt(messages), how))
 
     def stream_chat(
         self,
         messages: Messages,
         sampling_params: SamplingParams | None = None,
         *,
-        stop: tuple[str, ...] = (),
+        stop: Stop = (),
     ) -> "ChatStream":
         """Like `chat`, as an iterator of deltas; closing it early stops the answer."""
-        prompt = render_prompt(_messages(messages), self.tokenizer)
-        choice = Choice(self._engine, self.tokenizer, prompt, self._params(sampling_params), stop)
-        return ChatStream(choice, len(prompt), self._loop)
+        params, stops = self._how(sampling_params, stop)
+        prompt = self._chat_prompt(messages)
+        choice = Choice(self._engine, self.tokenizer, prompt, params, stops)
+        return ChatStream(choice, len(prompt), self._loop_thread)
 
-    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, token_ids: TokenIds) -> NDArray[np.float32]:
         """Logits of every position, f32 [num_tokens, vocab]; works without a tokenizer."""
-        try:
-            ids = np.asarray(token_ids, np.int32)
-        except OverflowError as error:
-            raise InvalidRequestError(f"token_ids: {error}", param="token_ids") from error
-        return self._runner.score(ids)
+        self._loop_thread.check_alive()
+        ids = read_token_ids("token_ids", token_ids, self._runner.vocab_size)
+        return self._runner.score(np.asarray(ids, np.int32))
 
     def stats(self) -> Stats:
         """Counts of the engine so far and the seconds that each part of its steps took."""
@@ -205,11 +227,9 @@ class LLM:
 
     def close(self) -> None:
         """Stop the engine and its threads; safe to call twice."""
-        if self._thread.is_alive():
+        if self._loop_thread.is_alive:
             self._run(self._engine.stop())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._loop_thread.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -224,36 +244,48 @@ class LLM:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            work.close()
-            raise EngineError("this LLM is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _encode(self, prompt: str | Sequence[int]) -> list[int]:
+    def _encode(self, name: str, prompt: str | tuple[int, ...]) -> list[int]:
         if isinstance(prompt, str):
-            return [self.tokenizer.bos_token_id, *self.tokenizer.encode(prompt)]
-        return [int(token_id) for token_id in prompt]
+            return text_prompt(name, prompt, self.tokenizer, self._runner.max_model_len)
+        check_ids(name, prompt, self._num_text_tokens)
+        return list(prompt)
 
-    def _params(self, params: SamplingParams | None, *, ignore_eos: bool = False) -> SamplingParams:
-        params = params or SamplingParams()
-        if ignore_eos or params.stop_token_ids:
-            return params
-        return msgspec.structs.replace(params, stop_token_ids=self._end_token_ids)
+    def _chat_prompt(self, messages: Messages) -> list[int]:
+        limit = self._runner.max_model_len
+        read = read_messages(as_json(messages), MessageLimits(max_messages=limit))
+        if any(message.files for message in read):
+            reader = FileReader(FileLimits(), lambda: limit, self.tokenizer)
+            read = self._run(reader.read_all(read))
+        return chat_prompt(read, self.tokenizer, limit)
 
-    async def _complete_all(
-        self, prompts: list[list[int]], params: SamplingParams, stop: tuple[str, ...]
-    ) -> list[Completion]:
-        return list(
-            await asyncio.gather(*(self._complete(prompt, params, stop) for prompt in prompts))
-        )
+    @property
+    def _num_text_tokens(self) -> int:
+        tokenizer = self._tokenizer
+        return self._runner.vocab_size if tokenizer is None else tokenizer.num_text_tokens
 
-    async def _complete(
-        self, prompt: list[int], params: SamplingParams, stop: tuple[str, ...]
-    ) -> Completion:
+    def _how(
+        self, sampling_params: SamplingParams | None, stop: Stop, *, ignore_eos: bool = False
+    ) -> "_How":
+        """Return parameters and stop strings, both checked, for `Choice`."""
+        self._loop_thread.check_alive()
+        params, biases = read_sampling_params(sampling_params, self._num_text_tokens)
         if self._tokenizer is None:
-            return await self._complete_tokens(prompt, params, stop)
-        choice = Choice(self._engine, self._tokenizer, prompt, params, stop)
+            logit_bias = {int(key): bias for key, bias in biases.items()}
+        else:
+            logit_bias = resolve_logit_bias(biases, self._tokenizer)
+        ends = params.stop_token_ids
+        if not Boolean().read("ignore_eos", ignore_eos):
+            ends = ends or self._end_token_ids
+        params = msgspec.structs.replace(params, logit_bias=logit_bias, stop_token_ids=ends)
+        return params, read_stop(stop)
+
+    async def _complete_all(self, prompts: list[list[int]], how: "_How") -> list[Completion]:
+        return list(await asyncio.gather(*(self._complete(prompt, how) for prompt in prompts)))
+
+    async def _complete(self, prompt: list[int], how: "_How") -> Completion:
+        if self._tokenizer is None:
+            return await self._complete_tokens(prompt, how)
+        choice = Choice(self._engine, self._tokenizer, prompt, *how)
         text = ""
         finish_reason = ""
         async for delta in choice.deltas():
@@ -268,10 +300,9 @@ class LLM:
             choice.num_cached_tokens,
         )
 
-    async def _complete_tokens(
-        self, prompt: list[int], params: SamplingParams, stop: tuple[str, ...]
-    ) -> Completion:
+    async def _complete_tokens(self, prompt: list[int], how: "_How") -> Completion:
         """Tokens only, for a checkpoint without a tokenizer."""
+        params, stop = how
         if stop:
             raise InvalidRequestError("stop: expected none, as this model has no tokenizer")
         token_ids: list[int] = []
@@ -285,15 +316,17 @@ class LLM:
         return Completion("", token_ids, finish_reason, prompt, num_cached_tokens=num_cached_tokens)
 
 
+_How = tuple[SamplingParams, tuple[str, ...]]
+"""Parameters and stop strings of a request."""
+
+
 class ChatStream:
     """The deltas of one answer, read synchronously; a context manager that stops it early."""
 
-    def __init__(
-        self, choice: Choice, num_prompt_tokens: int, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, choice: Choice, num_prompt_tokens: int, loop_thread: "_LoopThread") -> None:
         self._choice = choice
         self._deltas: AsyncGenerator[ChatDelta, None] = choice.deltas()
-        self._loop = loop
+        self._loop_thread = loop_thread
         self.num_prompt_tokens = num_prompt_tokens
 
     @property
@@ -305,13 +338,13 @@ class ChatStream:
         return self
 
     def __next__(self) -> ChatDelta:
-        try:
-            return self._wait(self._next())
-        except StopAsyncIteration:
-            raise StopIteration from None
+        delta = self._loop_thread.run(self._next())
+        if delta is None:
+            raise StopIteration
+        return delta
 
-    async def _next(self) -> ChatDelta:
-        return await anext(self._deltas)
+    async def _next(self) -> ChatDelta | None:
+        return await anext(self._deltas, None)
 
     def __enter__(self) -> Self:
         return self
@@ -326,37 +359,63 @@ class ChatStream:
 
     def close(self) -> None:
         """Stop the answer if it still runs."""
-        self._wait(self._close())
+        if self._loop_thread.is_alive:
+            self._loop_thread.run(self._close())
 
     async def _close(self) -> None:
         await self._deltas.aclose()
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+
+class _LoopThread:
+    """An asyncio loop in a thread of its own, for callers that wait."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not been stopped."""
+        return self._thread.is_alive()
+
+    def check_alive(self) -> None:
+        """Raise EngineError after the end."""
+        if not self.is_alive:
+            raise EngineError("this LLM is closed")
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns. An interrupt (Ctrl-C) of the caller cancels the work."""
+        try:
+            self.check_alive()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except BaseException:
+            work.close()
+            raise
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise EngineError("this LLM is closed") from None
         except BaseException:
-            # An interrupt in this thread must not leave the step running on the loop's thread.
             future.cancel()
-            with contextlib.suppress(BaseException):
-                future.result(timeout=1)
             raise
 
+    def stop(self) -> None:
+        """Cancel what still runs, and end the thread."""
+        self.run(self._cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-def _messages(messages: Messages) -> tuple[ChatMessage, ...]:
-    checked = []
-    for index, message in enumerate(messages):
-        if isinstance(message, ChatMessage):
-            checked.append(message)
-            continue
-        role, content = message.get("role"), message.get("content")
-        if role not in _ROLES or not isinstance(content, str):
-            raise InvalidRequestError(
-                f"messages[{index}]: expected a role of {', '.join(_ROLES)} and a text content, "
-                f"got role {role!r} and content of type {type(content).__name__}",
-                param=f"messages[{index}]",
-            )
-        checked.append(ChatMessage(cast("Role", role), content))
-    if not checked:
-        raise InvalidRequestError("messages: expected at least one message", param="messages")
-    return tuple(checked)
+    async def _cancel_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
+
+def _read_path(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise wrong_type(name, "a string or a path", value)
+    return Text(1).read(name, os.fspath(value))

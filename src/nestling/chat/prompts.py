@@ -1,10 +1,52 @@
 """Turns requests into token ids: prompts that fit the context, and biases by token. Pure."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from nestling.chat.fields import Integer, empty_array, missing, read_array, wrong_type
 from nestling.chat.template import ChatMessage, render_prompt
 from nestling.chat.tokenizer import Tokenizer
 from nestling.errors import ContextLengthExceededError, InvalidRequestError
+
+
+def read_prompts(
+    value: Any, max_model_len: int, max_prompts: int | None = None
+) -> tuple[str | tuple[int, ...], ...]:
+    """Return the prompts: one text, one list of token ids, or an array of either.
+
+    Lists of more ids than the context holds are refused before any of them is looked at.
+    """
+    if value is None:
+        raise missing("prompt")
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list):
+        raise wrong_type("prompt", "a string, or an array of strings or of token ids", value)
+    if not value or not isinstance(value[0], (str, list)):
+        return (_read_ids("prompt", value, max_model_len),)
+    read_array("prompt", value, maximum=max_prompts)
+    return tuple(_read_prompt(f"prompt[{i}]", item, max_model_len) for i, item in enumerate(value))
+
+
+def _read_prompt(name: str, value: Any, max_model_len: int) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return _read_ids(name, value, max_model_len)
+    raise wrong_type(name, "a string or an array of token ids", value)
+
+
+def _read_ids(name: str, items: list[Any], max_model_len: int) -> tuple[int, ...]:
+    if not items:
+        raise empty_array(name)
+    if len(items) >= max_model_len:
+        raise ContextLengthExceededError(
+            f"This model's context holds {max_model_len} tokens, one of them for the answer at "
+            f"least, but '{name}' has {len(items)} tokens. Please shorten the prompt.",
+            param=name,
+        )
+    token_id = Integer(0)
+    return tuple(token_id.read(f"{name}[{i}]", item) for i, item in enumerate(items))
 
 
 def chat_prompt(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: int) -> list[int]:
@@ -32,7 +74,7 @@ def text_prompt(
             raise InvalidRequestError(f"{name}: {error.message}", param=name) from error
     else:
         ids = list(prompt)
-        _check_ids(name, ids, tokenizer.num_text_tokens)
+        check_ids(name, ids, tokenizer.num_text_tokens)
     if ids[:1] != [tokenizer.bos_token_id]:
         ids = [tokenizer.bos_token_id, *ids]
     if len(ids) >= limit:
@@ -40,7 +82,8 @@ def text_prompt(
     return ids
 
 
-def _check_ids(name: str, ids: Sequence[int], num_text_tokens: int) -> None:
+def check_ids(name: str, ids: Sequence[int], num_text_tokens: int) -> None:
+    """Raise InvalidRequestError for the first id that is outside the vocabulary."""
     for place, token_id in enumerate(ids):
         if not 0 <= token_id < num_text_tokens:
             raise InvalidRequestError(

@@ -17,7 +17,7 @@ from nestling.api.openapi.request_bodies import chat_schema
 from nestling.api.requests.chat import FIELDS, KNOWN_FIELDS, SHAPED_FIELDS, read_chat_body
 from nestling.api.requests.completions import read_completion_body
 from nestling.api.requests.keys import read_new_key
-from nestling.api.requests.messages import MessageLimits
+from nestling.chat.messages import MessageLimits
 from nestling.errors import InvalidRequestError
 from nestling.server.application import Application
 from nestling.settings import Settings

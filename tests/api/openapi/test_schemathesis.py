@@ -21,7 +21,7 @@ from schemathesis.checks import CHECKS, CheckFunction, load_all_checks
 from schemathesis.core.result import Ok
 
 from nestling.api.requests.chat import KNOWN_FIELDS
-from nestling.api.requests.messages import MAX_FILES
+from nestling.chat.messages import MAX_FILES
 from nestling.settings import Settings
 from tests.api.conftest import FakeChat
 from tests.api.page_schema import PAGE, PAGE_BODY

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nestling.api.requests.chat import FIELDS, KNOWN_FIELDS, InferenceBody, read_chat_body
 from nestling.api.requests.json_body import parse_json_object
-from nestling.api.requests.messages import MessageLimits
+from nestling.chat.messages import MessageLimits
 from nestling.chat.request import ChatRequest
 from nestling.chat.template import ChatMessage
 from nestling.engine.clients.messages import RANGES, SamplingParams

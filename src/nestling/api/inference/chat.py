@@ -12,8 +12,8 @@ from nestling.api.inference.replies import (
 )
 from nestling.api.openapi.request_bodies import chat_schema
 from nestling.api.requests.chat import InferenceBody, read_chat_body
-from nestling.api.requests.messages import MessageLimits
 from nestling.chat.fields import Schema
+from nestling.chat.messages import MessageLimits
 from nestling.chat.request import ChatModel
 from nestling.settings import Settings
 from nestling.weights.catalog import DOCUMENTED_MODEL_ID

@@ -17,8 +17,8 @@ from nestling.api.requests.completions import (
     COMPLETION_NEUTRAL_FIELDS,
     MAX_CHOICES,
 )
-from nestling.api.requests.messages import MAX_FILENAME_LENGTH
 from nestling.chat.fields import Reader, Schema
+from nestling.chat.messages import MAX_FILENAME_LENGTH
 from nestling.chat.sampling import MAX_BIAS_KEY_LENGTH, MAX_N
 from nestling.chat.template import ROLES
 

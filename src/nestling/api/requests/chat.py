@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nestling.api.requests.messages import MessageLimits, read_messages, unknown_message_fields
 from nestling.chat.fields import (
     Boolean,
     Object,
@@ -22,6 +21,7 @@ from nestling.chat.fields import (
     not_supported,
     read_fields,
 )
+from nestling.chat.messages import MessageLimits, read_messages, unknown_message_fields
 from nestling.chat.request import ChatRequest, CompletionRequest
 from nestling.chat.sampling import MAX_TOKENS, SAMPLING_FIELDS, TEXT_FIELDS, TOP_LOGPROBS
 from nestling.engine.clients.messages import SamplingParams

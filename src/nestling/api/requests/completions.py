@@ -22,18 +22,14 @@ from nestling.chat.fields import (
     Object,
     Reader,
     Text,
-    empty_array,
     invalid,
-    missing,
     not_supported,
-    read_array,
     read_fields,
-    wrong_type,
 )
+from nestling.chat.prompts import read_prompts
 from nestling.chat.request import CompletionRequest
 from nestling.chat.sampling import MAX_N, MAX_TOKENS, SAMPLING_FIELDS, TEXT_FIELDS
 from nestling.engine.clients.messages import MAX_COUNT, SamplingParams
-from nestling.errors import ContextLengthExceededError
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for text completions."""
@@ -76,7 +72,7 @@ def read_completion_body(
     """
     given = {name: value for name, value in raw.items() if value is not None}
     check_model(given.get("model"), model_names)
-    prompts = _read_prompts(given.get("prompt"), max_model_len)
+    prompts = read_prompts(given.get("prompt"), max_model_len, MAX_CHOICES)
     refuse_unsupported(given, COMPLETION_NEUTRAL_FIELDS)
     values = read_fields(given, COMPLETION_FIELDS)
     sampling = SamplingParams(
@@ -115,38 +111,3 @@ def _check_together(values: Mapping[str, Any], n: int, num_prompts: int) -> None
     if num_prompts * n > MAX_CHOICES:
         message = f"Invalid 'n': too many choices. Expected prompts times n <= {MAX_CHOICES}, but "
         raise invalid(f"{message}got {num_prompts} * {n} instead.", "n", "integer_above_max_value")
-
-
-def _read_prompts(value: Any, max_model_len: int) -> tuple[str | tuple[int, ...], ...]:
-    """Return the prompts: one text, one list of token ids, or an array of either."""
-    if value is None:
-        raise missing("prompt")
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list):
-        raise wrong_type("prompt", "a string, or an array of strings or of token ids", value)
-    if not value or not isinstance(value[0], (str, list)):
-        return (_read_ids("prompt", value, max_model_len),)
-    read_array("prompt", value, maximum=MAX_CHOICES)
-    return tuple(_read_prompt(f"prompt[{i}]", item, max_model_len) for i, item in enumerate(value))
-
-
-def _read_prompt(name: str, value: Any, max_model_len: int) -> str | tuple[int, ...]:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return _read_ids(name, value, max_model_len)
-    raise wrong_type(name, "a string or an array of token ids", value)
-
-
-def _read_ids(name: str, items: list[Any], max_model_len: int) -> tuple[int, ...]:
-    if not items:
-        raise empty_array(name)
-    if len(items) >= max_model_len:
-        raise ContextLengthExceededError(
-            f"This model's context holds {max_model_len} tokens, one of them for the answer at "
-            f"least, but '{name}' has {len(items)} tokens. Please shorten the prompt.",
-            param=name,
-        )
-    token_id = Integer(0)
-    return tuple(token_id.read(f"{name}[{i}]", item) for i, item in enumerate(items))

@@ -42,8 +42,8 @@ MAX_FILENAME_LENGTH = 255
 class MessageLimits:
     """What the settings say about messages."""
 
-    max_file_bytes: int
-    system_role: Literal["fold", "refuse"]
+    max_file_bytes: int = 8 * 2**20
+    system_role: Literal["fold", "refuse"] = "fold"
     max_messages: int = 2**31
     """The context's tokens: of more messages each would have less than one."""
 
