@@ -56,7 +56,7 @@ PACKED_DIR = DATA_DIR / "packed"
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished answer. `token_ids` includes the end token, `text` does not."""
+    """Holds a finished answer. `token_ids` includes the end token, `text` does not."""
 
     text: str
     token_ids: list[int]
@@ -68,7 +68,7 @@ class Completion:
 
 
 class LLM:
-    """A Gemma 3n model in this process. Close it (or use `with`) to free its threads.
+    """Runs a Gemma 3n model in this process. Close it (or use `with`) to free its threads.
 
     Args:
         model: a name that `nestling models` lists (for the default data directory; settings are
@@ -132,17 +132,17 @@ class LLM:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; raises ModelFileError if the checkpoint has none."""
+        """Return the model's tokenizer. Raise ModelFileError if the checkpoint has none."""
         if self._tokenizer is None:
             raise ModelFileError(self.entry.path, "expected a tokenizer.json, but there is none")
         return self._tokenizer
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text, without bos; no text gives a control token."""
+        """Return the token ids of plain text, without bos. No text gives a control token."""
         return self.tokenizer.encode(Text().read("text", text))
 
     def detokenize(self, token_ids: TokenIds) -> str:
-        """Text of token ids, control tokens left out."""
+        """Return the text of token ids without control tokens."""
         tokenizer = self.tokenizer
         return tokenizer.decode(read_token_ids("token_ids", token_ids, tokenizer.vocab_size))
 
@@ -207,26 +207,26 @@ class LLM:
         *,
         stop: Stop = (),
     ) -> "ChatStream":
-        """Like `chat`, as an iterator of deltas; closing it early stops the answer."""
+        """Return an iterator of the deltas of what `chat` answers. Closing it early stops the answer."""
         params, stops = self._how(sampling_params, stop)
         prompt = self._chat_prompt(messages)
         choice = Choice(self._engine, self.tokenizer, prompt, params, stops)
         return ChatStream(choice, len(prompt), self._loop_thread)
 
     def logits(self, token_ids: TokenIds) -> NDArray[np.float32]:
-        """Logits of every position, f32 [num_tokens, vocab]; works without a tokenizer."""
+        """Return the logits of every position, f32 [num_tokens, vocab]; no tokenizer is needed."""
         self._loop_thread.check_alive()
         ids = read_token_ids("token_ids", token_ids, self._runner.vocab_size)
         return self._runner.score(np.asarray(ids, np.int32))
 
     def stats(self) -> Stats:
-        """Counts of the engine so far and the seconds that each part of its steps took."""
+        """Return the engine's counts so far and the seconds that each part of its steps took."""
         return self._run(self._engine.health())
 
     # --- life ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop the engine and its threads; safe to call twice."""
+        """Stop the engine and its threads. A second call does nothing."""
         if self._loop_thread.is_alive:
             self._run(self._engine.stop())
             self._loop_thread.stop()
@@ -301,7 +301,7 @@ class LLM:
         )
 
     async def _complete_tokens(self, prompt: list[int], how: "_How") -> Completion:
-        """Tokens only, for a checkpoint without a tokenizer."""
+        """Return tokens without text, for a checkpoint without a tokenizer."""
         params, stop = how
         if stop:
             raise InvalidRequestError("stop: expected none, as this model has no tokenizer")
@@ -321,7 +321,7 @@ _How = tuple[SamplingParams, tuple[str, ...]]
 
 
 class ChatStream:
-    """The deltas of one answer, read synchronously; a context manager that stops it early."""
+    """Yields the deltas of one answer to a caller that waits. As a context manager it ends with it."""
 
     def __init__(self, choice: Choice, num_prompt_tokens: int, loop_thread: "_LoopThread") -> None:
         self._choice = choice
@@ -331,7 +331,7 @@ class ChatStream:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens generated so far."""
+        """Return the number of tokens generated so far."""
         return self._choice.num_tokens
 
     def __iter__(self) -> Iterator[ChatDelta]:
@@ -367,7 +367,7 @@ class ChatStream:
 
 
 class _LoopThread:
-    """An asyncio loop in a thread of its own, for callers that wait."""
+    """Runs an asyncio loop in a thread of its own, for callers that wait."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -376,11 +376,11 @@ class _LoopThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not been stopped."""
+        """Return whether it has not been stopped."""
         return self._thread.is_alive()
 
     def check_alive(self) -> None:
-        """Raise EngineError after the end."""
+        """Raise EngineError if it has been stopped."""
         if not self.is_alive:
             raise EngineError("this LLM is closed")
 
