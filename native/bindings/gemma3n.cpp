@@ -39,6 +39,8 @@ Gemma3nConfig config_of(const nb::dict& from) {
   c.altup_active_idx = field<std::size_t>(from, "altup_active_idx");
   c.rope_theta = field<float>(from, "rope_theta");
   c.rope_local_base_freq = field<float>(from, "rope_local_base_freq");
+  c.rope_scaling_factor = field<float>(from, "rope_scaling_factor");
+  c.rope_local_scaling_factor = field<float>(from, "rope_local_scaling_factor");
   c.rms_norm_eps = field<float>(from, "rms_norm_eps");
   c.final_logit_softcapping = field<float>(from, "final_logit_softcapping");
   return c;

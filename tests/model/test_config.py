@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 from nestling.errors import ModelFileError
-from nestling.model.config import (
-    FULL,
-    SLIDING,
-    Gemma3nTextConfig,
-    config_from_gguf,
-    config_from_hf,
-    std_multiplier,
-)
+from nestling.model.config import FULL, SLIDING, Gemma3nTextConfig, std_multiplier
+from nestling.model.gguf_config import config_from_gguf
+from nestling.model.hf_config import config_from_hf
 from tests.model.tiny import TINY, TINY_LLAMA_CPP, hf_config
 
 E2B_LAYERS, E4B_LAYERS = 30, 35
@@ -57,6 +52,62 @@ def test_new_rope_keys_win_and_defaults_fill_in() -> None:
     assert (config.rope_theta, config.rope_local_base_freq) == (7.0, 1e4)
     neither = config_from_hf(without(hf(), "rope_parameters"), "config.json")
     assert (neither.rope_theta, neither.rope_local_base_freq) == (1e6, 1e4)
+
+
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rope_scaling": LINEAR}, (8.0, 1.0)),
+        ({"rope_scaling": {"type": "linear", "factor": 8}}, (8.0, 1.0)),
+        ({"rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 8}}, (8.0, 1.0)),
+        ({"rope_scaling": {"type": "default"}}, (1.0, 1.0)),
+        ({"rope_scaling": {}}, (1.0, 1.0)),
+        ({"rope_parameters": {FULL: LINEAR}}, (8.0, 1.0)),
+        ({"rope_parameters": {FULL: {"type": "linear", "factor": 8}}}, (8.0, 1.0)),
+        ({"rope_parameters": {FULL: None, SLIDING: LINEAR}}, (1.0, 8.0)),
+        ({"rope_parameters": {FULL: LINEAR, SLIDING: LINEAR}, "rope_scaling": LINEAR}, (8.0, 8.0)),
+        ({"rope_parameters": {FULL: {"partial_rotary_factor": 1.0}}}, (1.0, 1.0)),
+    ],
+    ids=str,
+)
+def test_linear_rope_scaling_in_every_spelling(
+    changes: dict[str, object], expected: tuple[float, float]
+) -> None:
+    config = config_from_hf(hf(**changes), "config.json")
+    assert (config.rope_scaling_factor, config.rope_local_scaling_factor) == expected
+
+
+def test_keys_that_change_no_answer_pass() -> None:
+    """The keys of google's own files, of transformers 4's long dumps and of other programs."""
+    harmless = {
+        "altup_coef_clip": 120.0, "altup_lr_multiplier": 1.0, "query_pre_attn_scalar": 256,
+        "attention_dropout": 0.0, "initializer_range": 0.02, "torch_dtype": "bfloat16",
+        "use_cache": True, "rope_scaling": None, "pad_token_id": 0, "dtype": "bfloat16",
+        "_name_or_path": "google/gemma-3n-E4B-it", "architectures": ["Gemma3nForCausalLM"],
+        "transformers_version": "4.53.0", "unsloth_fixed": True, "chunk_size_feed_forward": 0,
+        "is_encoder_decoder": False, "pruned_heads": {}, "top_k": 50, "quantization_config": None,
+        "a_key_of_tomorrow": None, "sliding_window_pattern": 5,
+    }  # fmt: skip
+    assert config_from_hf(hf(**harmless), "config.json") == TINY
+
+
+def test_a_head_of_its_own_is_said_on_either_level() -> None:
+    inner = hf(tie_word_embeddings=False)
+    assert not config_from_hf(inner, "config.json").tie_word_embeddings
+    outer = {"model_type": "gemma3n", "text_config": hf(), "tie_word_embeddings": False}
+    assert not config_from_hf(outer, "config.json").tie_word_embeddings
+
+
+def test_settings_beside_the_text_section_are_not_overlooked() -> None:
+    outer = {"model_type": "gemma3n", "text_config": hf(), "vocab_size": 257_152}
+    same = outer | {"sliding_window": 16, "layer_types": list(TINY.layer_types)}
+    assert config_from_hf(same, "config.json") == TINY
+    for key, value in {"rope_scaling": LINEAR, "sliding_window": 512}.items():
+        with pytest.raises(ModelFileError, match=f"^config.json: {key} is "):
+            config_from_hf(outer | {key: value}, "config.json")
 
 
 def test_a_single_intermediate_size_stands_for_all() -> None:
@@ -110,10 +161,44 @@ def test_a_written_null_switches_the_soft_cap_off() -> None:
         ({"activation_sparsity_pattern": [math.nan] * 10}, "activation_sparsity_pattern"),
         ({"hidden_activation": "silu"}, "hidden_activation"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
-        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling"),
+        ({"tie_word_embeddings": 0}, "tie_word_embeddings"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor is missing"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: type is 'dynamic'"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2.0}},
+            "type is 'yarn'",
+        ),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling: factor is 2.0"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": -2.0}}, "rope_scaling_factor is -2.0"),
         ({"rope_parameters": {FULL: {"rope_type": "yarn"}}}, "rope_type"),
+        ({"rope_parameters": {FULL: {"type": "yarn"}}}, "type is 'yarn'"),
+        ({"rope_parameters": {SLIDING: {"rope_type": ["default"]}}}, "rope_type is ['default']"),
         ({"rope_parameters": {FULL: {"rope_theta": 0}}}, "rope_theta"),
+        (
+            {"rope_parameters": {FULL: {"partial_rotary_factor": 0.5}}},
+            "partial_rotary_factor is 0.5",
+        ),
+        ({"rope_parameters": {FULL: {"beta_fast": 32}}}, "beta_fast is 32, a key that"),
+        (
+            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+            "rope_theta is 500000.0",
+        ),
+        (
+            {
+                "rope_parameters": {FULL: {"rope_type": "linear", "factor": 2.0}},
+                "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            },
+            "rope_scaling",
+        ),
+        (
+            {"partial_rotary_factor": 0.25},
+            "partial_rotary_factor is 0.25, expected 1 or no such key",
+        ),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"num_experts": 8}, "num_experts is 8, a key that Nestling does not know"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised by 'gptq'"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "quantised by 'mlx'"),
         ({"rope_parameters": [1]}, "rope_parameters"),
         ({"altup_num_inputs": 17}, "altup_num_inputs"),
         ({"altup_active_idx": 4}, "altup_active_idx"),
@@ -209,11 +294,22 @@ def test_gguf_of_today() -> None:
         {"gemma3n__altup__correct_scale": True, "gemma3n__altup__lr_multiplier": 1.0},
         {"gemma3n__attention__layer_norm_rms_epsilon": None},
         {"tokenizer__ggml__bos_token_id": None},
+        {"gemma3n__rope__dimension_count": 64, "gemma3n__attention__value_length": 64},
+        {"gemma3n__rope__scaling__type": "none", "gemma3n__vocab_size": 544},
+        {"gemma3n__rope__scaling__type": "linear", "gemma3n__rope__scaling__factor": 1.0},
+        {"gemma3n__rope__scaling__finetuned": False, "general__sampling__top_k": 64},
     ],
     ids=str,
 )
 def test_gguf_of_every_age_means_the_same(changes: dict[str, object]) -> None:
     assert same_but_for_sparsity(from_gguf(**changes)) == same_but_for_sparsity(from_gguf())
+
+
+def test_gguf_with_a_head_of_its_own() -> None:
+    shapes = gguf_shapes(TINY_LLAMA_CPP)
+    assert config_from_gguf(gguf(), shapes, "m.gguf").tie_word_embeddings
+    with_head = shapes | {"lm_head.weight": shapes["embed_tokens.weight"]}
+    assert not config_from_gguf(gguf(), with_head, "m.gguf").tie_word_embeddings
 
 
 def test_gguf_one_flag_for_all_layers() -> None:
@@ -257,6 +353,17 @@ def test_gguf_vocabulary_sizes(vocab_rows: int, per_layer_rows: int, num_text_to
         ({"gemma3n__activation_sparsity_scale": [math.nan] * 25}, "activation_sparsity_scale"),
         ({"gemma3n__activation_sparsity_scale": [math.inf] * 25}, "activation_sparsity_pattern"),
         ({"tokenizer__ggml__eos_token_id": "106"}, "tokenizer.ggml.eos_token_id"),
+        ({"gemma3n__rope__scaling__type": "yarn"}, "gemma3n.rope.scaling.type is 'yarn'"),
+        ({"gemma3n__rope__scaling__factor": 4.0}, "gemma3n.rope.scaling.factor is 4.0, expected 1"),
+        ({"gemma3n__rope__scaling__attn_factor": 1.2}, "gemma3n.rope.scaling.attn_factor is 1.2"),
+        ({"gemma3n__rope__scaling__yarn_log_multiplier": 0.1}, "yarn_log_multiplier is 0.1, a key"),
+        ({"gemma3n__rope__scale_linear": 2.0}, "gemma3n.rope.scale_linear is 2.0"),
+        ({"gemma3n__rope__dimension_count": 32}, "gemma3n.rope.dimension_count is 32, expected 64"),
+        ({"gemma3n__attention__value_length": 32}, "gemma3n.attention.value_length is 32"),
+        ({"gemma3n__rope__freq_base_local": 1e5}, "gemma3n.rope.freq_base_local is 100000.0"),
+        ({"gemma3n__attention__scale": 0.5}, "gemma3n.attention.scale is 0.5"),
+        ({"gemma3n__attn_logit_softcapping": 50.0}, "gemma3n.attn_logit_softcapping is 50.0"),
+        ({"gemma3n__new_feature": [1] * 99}, "..., a key that Nestling does not know"),
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nestling.model.config import config_from_hf
+from nestling.model.hf_config import config_from_hf
 from tests.model.native_decoder import Native
 from tests.model.session import Array, make_decoder, one_shot
 from tests.model.tiny import random_weights

@@ -138,8 +138,8 @@ def hf_config(config: Gemma3nTextConfig) -> dict[str, object]:
         "altup_active_idx": config.altup_active_idx,
         "altup_correct_scale": config.altup_correct_scale,
         "rope_parameters": {
-            FULL: {"rope_type": "default", "rope_theta": config.rope_theta},
-            SLIDING: {"rope_type": "default", "rope_theta": config.rope_local_base_freq},
+            FULL: _rope(config.rope_theta, config.rope_scaling_factor),
+            SLIDING: _rope(config.rope_local_base_freq, config.rope_local_scaling_factor),
         },
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
@@ -149,8 +149,13 @@ def hf_config(config: Gemma3nTextConfig) -> dict[str, object]:
         "pad_token_id": 0,
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.tie_word_embeddings,
     }
+
+
+def _rope(theta: float, factor: float) -> dict[str, object]:
+    section: dict[str, object] = {"rope_type": "default", "rope_theta": theta}
+    return section if factor == 1 else section | {"rope_type": "linear", "factor": factor}
 
 
 def token_ids(config: Gemma3nTextConfig, count: int, seed: int) -> list[int]:

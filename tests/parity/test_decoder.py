@@ -106,12 +106,16 @@ def test_stepwise_after_the_window_has_slid(native: Native | None) -> None:
         {"layer_types": (FULL,) * 10},
         {"layer_types": (SLIDING,) * 10, "sliding_window": 1},
         {"rms_norm_eps": 1e-2},
+        {"tie_word_embeddings": False},
+        {"rope_scaling_factor": 8.0},
+        {"rope_scaling_factor": 2.5, "rope_local_scaling_factor": 3.0},
     ],
     ids=str,
 )
 def test_each_switch(changes: dict[str, Any]) -> None:
     config = replace(TINY, **changes)
     assert_parity(config, 9, token_ids(config, 40, 9), CORE)
+    assert_parity(config, 9, token_ids(config, 40, 9), None)
 
 
 def test_std_multiplier_is_torchs_to_the_bit() -> None:

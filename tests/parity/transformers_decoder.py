@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from nestling.model import config as nestling_config
+from nestling.model.names import HEAD
 from tests.model.tiny import hf_config
 
 Array = NDArray[np.float32]
@@ -40,11 +41,14 @@ class ReferenceDecoder:
             warnings.simplefilter("ignore")  # transformers' own deprecations are not our matter
             hf = Gemma3nTextConfig(**keywords, attn_implementation="eager")
             self.model = Gemma3nForCausalLM(hf).eval().float()
-        state = {f"model.{name}": torch.from_numpy(array) for name, array in weights.items()}
+        state = {
+            name if name == HEAD else f"model.{name}": torch.from_numpy(array)
+            for name, array in weights.items()
+        }
         missing, unexpected = self.model.load_state_dict(state, strict=False)
         assert not unexpected, unexpected
-        # The head is tied; a scale that the configuration switches off is there all the same.
-        unused = ("lm_head.weight", "correct_output_scale")
+        # A tied head is the embedding; a scale that is switched off is there all the same.
+        unused = (*([HEAD] if config.tie_word_embeddings else []), "correct_output_scale")
         assert all(name.endswith(unused) for name in missing), missing
         self.model.tie_weights()
 

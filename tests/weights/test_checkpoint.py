@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import nestling
 from nestling.errors import ModelFileError
-from nestling.model.config import config_from_hf
+from nestling.model.hf_config import config_from_hf
 from nestling.model.names import required_tensors
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from tests.weights import tiny_files
@@ -73,8 +73,9 @@ def test_a_folder_loads_every_plain_type(tmp_path: Path, dtype: str, num_shards:
 
 
 @pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
-def test_towers_and_the_tied_head_are_listed_and_left(tmp_path: Path, prefix: str) -> None:
-    extra = {**TOWERS, "lm_head.weight": WEIGHTS["embed_tokens.weight"]}
+def test_towers_are_listed_and_left(tmp_path: Path, prefix: str) -> None:
+    buffer = f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"
+    extra = {**TOWERS, buffer: np.zeros(3, np.float32)}
     folder = write_folder(tmp_path, WEIGHTS, prefix=prefix, extra=extra)
     outer = {"model_type": "gemma3n", "text_config": HF_CONFIG, "eos_token_id": [1, 7]}
     (folder / "config.json").write_text(json.dumps(outer))
@@ -155,20 +156,142 @@ def _broken_gguf(
     return write_gguf(folder / "m.gguf", weights, edit=edit)
 
 
-def test_a_stored_head_must_be_a_copy(tmp_path: Path) -> None:
-    embedding = WEIGHTS["embed_tokens.weight"]
-    path = _broken_gguf(tmp_path, lambda w: w.add_tensor("output.weight", embedding))
-    assert "output.weight" in load_checkpoint(path).left_out
-    path = _broken_gguf(tmp_path, lambda w: w.add_tensor("output.weight", embedding + 1))
-    with pytest.raises(ModelFileError, match=r"tensor output.weight: differs from token_embd"):
-        load_checkpoint(path)
+def _with_outer(folder: Path, **outer: object) -> Path:
+    config = {"model_type": "gemma3n", "text_config": HF_CONFIG, **outer}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "rope_freqs.weight"])
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("model.", "lm_head.weight"),
+        ("model.language_model.", "lm_head.weight"),
+        ("model.language_model.", "model.lm_head.weight"),
+        ("language_model.model.", "language_model.lm_head.weight"),
+    ],
+)
+@pytest.mark.parametrize("is_said", [True, False])
+def test_a_stored_head_is_used(tmp_path: Path, prefix: str, name: str, is_said: bool) -> None:
+    """As transformers 5 does, whatever `tie_word_embeddings` says."""
+    head = WEIGHTS["embed_tokens.weight"] + 1
+    folder = write_folder(tmp_path, WEIGHTS, prefix=prefix, extra={name: head})
+    checkpoint = load_checkpoint(_with_outer(folder, tie_word_embeddings=not is_said))
+    _assert_equal(_all_tensors(checkpoint), WEIGHTS | {"lm_head.weight": head})
+    assert not checkpoint.config.tie_word_embeddings
+    assert name not in checkpoint.left_out
+
+
+def test_an_untied_head_that_is_not_stored_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, WEIGHTS)
+    for config in (
+        HF_CONFIG | {"tie_word_embeddings": False},
+        {"model_type": "gemma3n", "text_config": HF_CONFIG, "tie_word_embeddings": False},
+    ):
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelFileError, match=r"config.json: tie_word_embeddings is false, but"):
+            load_checkpoint(folder)
+
+
+def test_two_heads_are_refused(tmp_path: Path) -> None:
+    head = WEIGHTS["embed_tokens.weight"]
+    extra = {"lm_head.weight": head, "model.lm_head.weight": head}
+    with pytest.raises(ModelFileError, match=r"tensor lm_head.weight: is there twice, as lm_head"):
+        load_checkpoint(write_folder(tmp_path, WEIGHTS, extra=extra))
+
+
+def test_a_head_of_another_shape_is_named(tmp_path: Path) -> None:
+    extra = {"lm_head.weight": WEIGHTS["embed_tokens.weight"][:-1]}
+    with pytest.raises(ModelFileError, match=r"tensor lm_head.weight: .*shape is \[95, 64\]"):
+        load_checkpoint(write_folder(tmp_path, WEIGHTS, extra=extra))
+
+
+def test_the_head_of_a_gguf_is_used(tmp_path: Path) -> None:
+    head = WEIGHTS["embed_tokens.weight"] + 1
+    path = _broken_gguf(tmp_path, lambda w: w.add_tensor("output.weight", head))
+    checkpoint = load_checkpoint(path)
+    _assert_equal(_all_tensors(checkpoint), WEIGHTS | {"lm_head.weight": head})
+    assert not checkpoint.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blk.0.attn_q.bias",
+        "blk.0.attn_q.scale",
+        "blk.0.attn_q.weight.lora_a",
+        "blk.9.attn_q.weight",
+        "blk.0.attn_sinks.weight",
+        "output.bias",
+        "rope_freqs.weight",
+        "vv.blk.0.weight",
+    ],
+)
 def test_tensors_that_would_change_the_answers_are_not_ignored(tmp_path: Path, name: str) -> None:
     path = _broken_gguf(tmp_path, lambda w: w.add_tensor(name, np.ones(64, np.float32)))
-    with pytest.raises(ModelFileError, match=f"tensor {name}: is nothing that a Gemma 3n"):
+    reason = "is part of a LoRA adapter" if "lora" in name else "is no tensor that Gemma 3n's text"
+    with pytest.raises(ModelFileError, match=f"tensor {name}: {reason}"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.0.mlp.up_proj.weight_scale",
+        "model.layers.5.input_layernorm.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+        "lm_head.bias",
+        "score.weight",
+    ],
+)
+def test_extra_tensors_of_a_folder_are_named(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path, WEIGHTS, extra={name: np.ones(64, np.float32)})
+    reason = "is part of a LoRA adapter" if "lora" in name else "is no tensor that Gemma 3n's text"
+    with pytest.raises(ModelFileError, match=f"tensor {name}: {reason}"):
+        load_checkpoint(folder)
+
+
+def test_a_scale_that_the_configuration_switches_off_is_left(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, WEIGHTS)
+    config = HF_CONFIG | {"altup_correct_scale": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = load_checkpoint(folder)
+    assert "model.layers.0.altup.correct_output_scale" in checkpoint.left_out
+
+
+def test_a_stack_with_more_parts_than_altup_has_inputs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = tiny_files.gguf_tensors(WEIGHTS)
+    stack = tensors["altup_proj.weight"]
+    longer = tensors | {"altup_proj.weight": np.concatenate([stack, stack[:1]])}
+    monkeypatch.setattr(tiny_files, "gguf_tensors", lambda _: longer)
+    path = write_gguf(tmp_path / "m.gguf", WEIGHTS)
+    with pytest.raises(ModelFileError, match=r"tensor altup_proj.weight: is no tensor that"):
+        load_checkpoint(path)
+
+
+def test_lora_adapters_are_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", WEIGHTS)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelFileError, match=r"holds a LoRA adapter; merge it into its model"):
+        load_checkpoint(folder)
+    path = _broken_gguf(tmp_path, lambda w: w.add_string("general.type", "adapter"))
+    with pytest.raises(ModelFileError, match=r"is a LoRA adapter; merge it into its model"):
+        load_checkpoint(path)
+    path = _broken_gguf(tmp_path, lambda w: w.add_string("general.type", "imatrix"))
+    with pytest.raises(ModelFileError, match=r"general.type is 'imatrix', expected 'model'"):
+        load_checkpoint(path)
+
+
+def test_quantised_folders_are_named_by_method_before_their_tensors(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, WEIGHTS)
+    for name in folder.glob("*.safetensors"):
+        name.write_bytes(b"")
+    _with_outer(folder, quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ModelFileError, match=r"quantised by 'bitsandbytes', .* take the model's"):
+        load_checkpoint(folder)
 
 
 def test_eos_is_found_by_its_piece_where_metadata_name_end_of_turn_only(tmp_path: Path) -> None:

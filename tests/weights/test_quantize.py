@@ -24,7 +24,12 @@ from tests.model.tiny import TINY, TINY_LLAMA_CPP, DictTensors, random_weights, 
 from tests.weights import tiny_files
 
 Floats = NDArray[np.float32]
-CONFIGS = {"tiny": TINY, "tiny_llama_cpp": TINY_LLAMA_CPP}
+CONFIGS = {
+    "tiny": TINY,
+    "tiny_llama_cpp": TINY_LLAMA_CPP,
+    "untied": replace(TINY, tie_word_embeddings=False),
+}
+Q8_0_TENSORS = ("embed_tokens.weight", "lm_head.weight")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def _expected(name: str, values: Floats, dtype: str) -> Floats:
         return values
     if any(part in name for part in ("altup", "laurel", "per_layer_model_projection")):
         return values.astype(np.float16).astype(np.float32)
-    kind = gguf.GGMLQuantizationType["Q8_0" if name == "embed_tokens.weight" else dtype]
+    kind = gguf.GGMLQuantizationType["Q8_0" if name in Q8_0_TENSORS else dtype]
     decoded: Floats = gguf.dequantize(gguf.quantize(values, kind), kind)
     return decoded
 
@@ -194,6 +199,26 @@ def test_the_command(tmp_path: Path) -> None:
     assert _run(tmp_path / "absent", tmp_path / "n.gguf").returncode == 2
     assert _run(folder, tmp_path / "n.gguf", "--type", "q5_0").returncode == 2
     assert not (tmp_path / "n.gguf").exists()
+
+
+def test_a_head_of_its_own_is_written_as_output(tmp_path: Path, pool: ThreadPool) -> None:
+    config = CONFIGS["untied"]
+    weights = random_weights(config, 3)
+    quantize_checkpoint(_checkpoint(config, weights), tmp_path / "m.gguf", "Q4_0", pool)
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert kinds["output.weight"] == kinds["token_embd.weight"] == "Q8_0"
+    copy = weights | {"lm_head.weight": weights["embed_tokens.weight"].copy()}
+    quantize_checkpoint(_checkpoint(config, copy), tmp_path / "n.gguf", "Q4_0", pool)
+    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "n.gguf").tensors}
+    assert set(kinds) - names == {"output.weight"}
+    assert load_checkpoint(tmp_path / "n.gguf").config.tie_word_embeddings
+
+
+def test_scaled_rope_is_refused_as_gguf_cannot_say_it(tmp_path: Path, pool: ThreadPool) -> None:
+    source = _checkpoint(replace(TINY, rope_scaling_factor=2.0), random_weights(TINY, 3))
+    with pytest.raises(ModelFileError, match=r"^source: rope is scaled"):
+        quantize_checkpoint(source, tmp_path / "m.gguf", "Q4_0", pool)
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_progress_is_told_in_bytes(tmp_path: Path, pool: ThreadPool) -> None:

@@ -1,7 +1,9 @@
 """One model, stored as a folder and as GGUF, answers with the same bits."""
 
+from functools import partial
 from pathlib import Path
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,20 @@ def test_folder_and_gguf_give_the_same_logits(tmp_path: Path) -> None:
     folder = _logits(write_folder(tmp_path / "m", weights))
     assert np.ptp(folder, axis=1).min() > 0.1
     np.testing.assert_array_equal(_logits(write_gguf(tmp_path / "m.gguf", weights)), folder)
+
+
+def test_a_head_of_its_own_gives_the_logits(tmp_path: Path) -> None:
+    """A copy of the embedding as head gives the tied model's bits; another head its own."""
+    weights = random_weights(5)
+    tied = _logits(write_folder(tmp_path / "m", weights))
+    head = weights["embed_tokens.weight"]
+    for name, other in {"copy": head, "other": head[::-1].copy()}.items():
+        extra = {"lm_head.weight": other}
+        folder = _logits(write_folder(tmp_path / name, weights, extra=extra))
+        np.testing.assert_array_equal(folder, tied if name == "copy" else tied[:, ::-1])
+        path = tmp_path / f"{name}.gguf"
+        with_head = partial(gguf.GGUFWriter.add_tensor, name="output.weight", tensor=other)
+        np.testing.assert_array_equal(_logits(write_gguf(path, weights, edit=with_head)), folder)
 
 
 def test_a_changed_tensor_changes_the_logits(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ struct Gemma3nConfig {
   std::size_t altup_active_idx = 0;
   float rope_theta = 0;
   float rope_local_base_freq = 0;
+  float rope_scaling_factor = 1;  // by which full layers divide their angles
+  float rope_local_scaling_factor = 1;
   float rms_norm_eps = 0;
   float final_logit_softcapping = 0;  // 0 means none
 };

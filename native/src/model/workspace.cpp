@@ -69,12 +69,14 @@ Gemma3n::Workspace::Workspace(const Gemma3nConfig& c, const std::vector<LayerCon
   last = Activations(tokens, c.hidden_size);
   for (int type = 0; type < 2; ++type) {
     const double base = type == 0 ? c.rope_theta : c.rope_local_base_freq;
+    const float factor = type == 0 ? c.rope_scaling_factor : c.rope_local_scaling_factor;
     for (Outputs& table : rope[type]) table = Outputs(tokens, c.head_dim / 2);
     for (std::size_t i = 0; i < c.head_dim; i += 2) {
       // Rounded to float32 where HF rounds.
       const auto exponent =
           static_cast<double>(static_cast<float>(i) / static_cast<float>(c.head_dim));
-      inverse_frequency[type].push_back(1.0f / static_cast<float>(std::pow(base, exponent)));
+      const float unscaled = 1.0f / static_cast<float>(std::pow(base, exponent));
+      inverse_frequency[type].push_back(unscaled / factor);
     }
   }
   const std::size_t num_queries = num_heads / c.num_key_value_heads;

@@ -1,31 +1,23 @@
-"""The shape of a Gemma 3n text decoder, read from an HF `config.json` or from GGUF metadata.
+"""The shape of a Gemma 3n text decoder: one frozen dataclass, and what makes it consistent.
 
-Field names are HF's. Both constructors end in `check_config`, so that a `Gemma3nTextConfig` from a
-file is consistent and nothing behind it checks again. Pure data: no tensor is read here.
+Field names are HF's. `hf_config.py` and `gguf_config.py` read it from files; both end in
+`check_config`, so that nothing behind them checks again. Pure data: no tensor is read here.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from nestling.errors import ModelFileError
-from nestling.model.fields import Fields, is_list
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
-_HF_MODEL_TYPES = ("gemma3n", "gemma3n_text")
-_GGUF_ARCHITECTURE = "gemma3n"
-_MAX_LAYERS = 1024  # a lying header must not make us allocate
-_DEFAULT_PERIOD = 5  # every fifth layer attends to everything
+MAX_LAYERS = 1024  # a lying header must not make us allocate
+DEFAULT_PERIOD = 5  # every fifth layer attends to everything
 _DEFAULT_SPARSE_LAYERS = 10
 _DEFAULT_SPARSITY = 0.95
-# Gemma 3n has 262,144 text ids and 256 for images and audio. Some GGUF converters pad the per-layer
-# table with zero rows up to the full vocabulary; the text ids are still these.
-_PADDED_VOCAB_SIZE = 262_400
-_TEXT_VOCAB_SIZE = 262_144
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +51,17 @@ class Gemma3nTextConfig:
     """Of full layers."""
     rope_local_base_freq: float = 1e4
     """Of sliding layers."""
+    rope_scaling_factor: float = 1.0
+    """Full layers divide their angles by it (HF's "linear" rope scaling)."""
+    rope_local_scaling_factor: float = 1.0
+    """Sliding layers divide their angles by it."""
     max_position_embeddings: int = 32_768
     rms_norm_eps: float = 1e-6
     final_logit_softcapping: float | None = 30.0
     eos_token_ids: tuple[int, ...] = (1,)
     bos_token_id: int = 2
+    tie_word_embeddings: bool = True
+    """Whether the head is `embed_tokens` again; else it is the tensor `lm_head.weight`."""
     activation_std_multipliers: tuple[float, ...] | None = None
     """[num_hidden_layers] if the file states the multipliers (GGUF); None: from the pattern."""
 
@@ -109,185 +107,13 @@ def std_multiplier(sparsity: float) -> float:
     return float(erfinv * np.float32(math.sqrt(2)))
 
 
-def config_from_hf(raw: Mapping[str, object], path: object) -> Gemma3nTextConfig:
-    """The text configuration of a parsed `config.json`, multimodal or text only.
-
-    Reads old (`rope_theta`, `rope_local_base_freq`) and new (`rope_parameters`) rope keys. Raises
-    ModelFileError naming an unknown architecture, a missing key or a bad value.
-    """
-    model_type = raw.get("model_type")
-    if model_type not in _HF_MODEL_TYPES:
-        architectures = raw.get("architectures")
-        raise ModelFileError(
-            path, f"model_type is {model_type!r} (architectures {architectures!r}), not gemma3n"
-        )
-    outer = Fields(raw, path)
-    is_multimodal = model_type == "gemma3n"
-    text = outer.section("text_config", is_required=True) if is_multimodal else outer
-    _refuse_unknown_features(text)
-    num_layers = text.integer("num_hidden_layers", maximum=_MAX_LAYERS)
-    sparsity = text.numbers("activation_sparsity_pattern", num_layers)
-    layer_types = text.strings("layer_types")
-    rope_theta, rope_local_base_freq = _hf_rope(text)
-    config = Gemma3nTextConfig(
-        vocab_size=text.integer("vocab_size"),
-        vocab_size_per_layer_input=text.integer("vocab_size_per_layer_input"),
-        hidden_size=text.integer("hidden_size"),
-        hidden_size_per_layer_input=text.integer("hidden_size_per_layer_input"),
-        num_hidden_layers=num_layers,
-        intermediate_size=text.integers("intermediate_size", num_layers),
-        num_attention_heads=text.integer("num_attention_heads"),
-        num_key_value_heads=text.integer("num_key_value_heads"),
-        head_dim=text.integer("head_dim", minimum=2),
-        layer_types=layer_types or _periodic_layer_types(num_layers, _DEFAULT_PERIOD),
-        sliding_window=text.integer("sliding_window"),
-        num_kv_shared_layers=text.integer("num_kv_shared_layers", minimum=0),
-        activation_sparsity_pattern=sparsity or _default_sparsity(num_layers),
-        laurel_rank=text.integer("laurel_rank"),
-        altup_num_inputs=text.integer("altup_num_inputs", default=4),
-        altup_active_idx=text.integer("altup_active_idx", minimum=0, default=0),
-        altup_correct_scale=text.boolean("altup_correct_scale", default=True),
-        rope_theta=rope_theta,
-        rope_local_base_freq=rope_local_base_freq,
-        max_position_embeddings=text.integer("max_position_embeddings", default=32_768),
-        rms_norm_eps=text.number("rms_norm_eps", default=1e-6),
-        final_logit_softcapping=text.optional_number("final_logit_softcapping", default=30.0),
-        eos_token_ids=_hf_eos(outer, text),
-        bos_token_id=text.integer("bos_token_id", minimum=0, default=2),
-    )
-    check_config(config, path)
-    return config
-
-
-def _refuse_unknown_features(text: Fields) -> None:
-    """Refuses what a config may ask for and this decoder does not do."""
-    for key, expected in (
-        ("hidden_activation", "gelu_pytorch_tanh"),
-        ("attention_bias", False),
-        ("tie_word_embeddings", True),
-        ("rope_scaling", None),
-    ):
-        if text.values.get(key, expected) != expected:
-            text.bad(key, f"{expected!r}")
-
-
-def _hf_rope(text: Fields) -> tuple[float, float]:
-    """Bases of full and sliding layers. `rope_parameters`, if there, wins over the old keys."""
-    bases = []
-    parameters = text.section("rope_parameters")
-    old_keys = ((FULL, "rope_theta", 1e6), (SLIDING, "rope_local_base_freq", 1e4))
-    for layer_type, old_key, default in old_keys:
-        section = parameters.section(layer_type)
-        if section.values.get("rope_type", "default") != "default":
-            section.bad("rope_type", "'default'")
-        bases.append(section.number("rope_theta", default=text.number(old_key, default=default)))
-    return bases[0], bases[1]
-
-
-def _hf_eos(outer: Fields, text: Fields) -> tuple[int, ...]:
-    """End-of-sequence ids of both levels of the file, first seen first."""
-    ids = [*outer.token_ids("eos_token_id"), *text.token_ids("eos_token_id")]
-    return tuple(dict.fromkeys(ids)) or (1,)
-
-
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_shapes: Mapping[str, tuple[int, ...]], path: object
-) -> Gemma3nTextConfig:
-    """The configuration of a GGUF file: llama.cpp's keys of every age and ollama's.
-
-    `tensor_shapes` are [out, in] by checkpoint name; they give the vocabulary sizes and the LAuReL
-    rank, for which GGUF has no key. Raises ModelFileError like `config_from_hf`.
-    """
-    architecture = metadata.get("general.architecture")
-    if architecture != _GGUF_ARCHITECTURE:
-        raise ModelFileError(path, f"general.architecture is {architecture!r}, not gemma3n")
-    fields = Fields(metadata, path, prefix="gemma3n.")
-    num_layers = fields.integer("block_count", maximum=_MAX_LAYERS)
-    pattern, multipliers = _gguf_sparsity(fields, num_layers)
-    vocab_size = _rows("embed_tokens.weight", tensor_shapes, path)
-    per_layer_rows = _rows("embed_tokens_per_layer.weight", tensor_shapes, path)
-    if per_layer_rows == _PADDED_VOCAB_SIZE:
-        per_layer_rows = _TEXT_VOCAB_SIZE
-    # Nestling's own files are padded alike and say how many rows are meant.
-    per_layer_rows = fields.integer(
-        "vocab_size_per_layer_input", maximum=per_layer_rows, default=per_layer_rows
-    )
-    config = Gemma3nTextConfig(
-        vocab_size=vocab_size,
-        vocab_size_per_layer_input=per_layer_rows,
-        hidden_size=fields.integer("embedding_length"),
-        hidden_size_per_layer_input=fields.integer("embedding_length_per_layer_input"),
-        num_hidden_layers=num_layers,
-        intermediate_size=fields.integers("feed_forward_length", num_layers),
-        num_attention_heads=fields.uniform_integer("attention.head_count", num_layers),
-        num_key_value_heads=fields.uniform_integer("attention.head_count_kv", num_layers),
-        head_dim=fields.integer("attention.key_length", "head_dim", minimum=2),
-        layer_types=_gguf_layer_types(fields, num_layers),
-        sliding_window=fields.integer("attention.sliding_window"),
-        num_kv_shared_layers=fields.integer("attention.shared_kv_layers", minimum=0),
-        activation_sparsity_pattern=pattern,
-        activation_std_multipliers=multipliers,
-        laurel_rank=_rows("layers.0.laurel.linear_left.weight", tensor_shapes, path),
-        altup_num_inputs=fields.integer("altup.num_inputs", default=4),
-        altup_active_idx=fields.integer("altup.active_idx", minimum=0, default=0),
-        altup_correct_scale=fields.boolean("altup.correct_scale", default=True),
-        rope_theta=fields.number("rope.freq_base", default=1e6),
-        rope_local_base_freq=fields.number(
-            "rope.freq_base_swa", "rope.freq_base_local", default=1e4
-        ),
-        max_position_embeddings=fields.integer("context_length"),
-        rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon", default=1e-6),
-        final_logit_softcapping=fields.optional_number("final_logit_softcapping", default=30.0),
-        eos_token_ids=_gguf_eos(metadata, path),
-        bos_token_id=Fields(metadata, path).integer(
-            "tokenizer.ggml.bos_token_id", minimum=0, default=2
-        ),
-    )
-    check_config(config, path)
-    return config
-
-
-def _rows(name: str, tensor_shapes: Mapping[str, tuple[int, ...]], path: object) -> int:
-    shape = tensor_shapes.get(name)
-    if not shape:
-        raise ModelFileError(path, "missing", tensor=name)
-    return shape[0]
-
-
-def _gguf_sparsity(
-    fields: Fields, num_layers: int
-) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    """Fractions and the multipliers they stand for. The file says -inf where a layer is dense."""
-    scales = fields.numbers("activation_sparsity_scale", num_layers)
-    if scales is None:
-        return _default_sparsity(num_layers), None
-    fractions = tuple(0.0 if s == -math.inf else NormalDist().cdf(s) for s in scales)
-    return fractions, scales
-
-
-def _gguf_layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:
-    """From a bool for each layer (true: sliding), one bool for all, a period, or the default."""
-    key = "attention.sliding_window_pattern"
-    pattern = fields.get(key)
-    if is_list(pattern) or isinstance(pattern, bool | np.bool_):
-        flags = fields.booleans(key, num_layers)
-        return tuple(SLIDING if is_sliding else FULL for is_sliding in flags)
-    return _periodic_layer_types(num_layers, fields.integer(key, default=_DEFAULT_PERIOD))
-
-
-def _gguf_eos(metadata: Mapping[str, object], path: object) -> tuple[int, ...]:
-    """Every end-of-generation id the file states, first seen first."""
-    fields = Fields(metadata, path, prefix="tokenizer.ggml.")
-    keys = ("eos_token_id", "eos_token_ids", "eot_token_id")
-    return tuple(dict.fromkeys(i for key in keys for i in fields.token_ids(key))) or (1,)
-
-
-def _periodic_layer_types(num_layers: int, period: int) -> tuple[str, ...]:
+def periodic_layer_types(num_layers: int, period: int) -> tuple[str, ...]:
+    """Return the types of layers of which every `period`-th attends to everything."""
     return tuple(FULL if (i + 1) % period == 0 else SLIDING for i in range(num_layers))
 
 
-def _default_sparsity(num_layers: int) -> tuple[float, ...]:
-    """HF's default: the first ten layers, if the model has more than ten."""
+def default_sparsity(num_layers: int) -> tuple[float, ...]:
+    """Return HF's default pattern: the first ten layers, if the model has more than ten."""
     num_sparse = _DEFAULT_SPARSE_LAYERS if num_layers > _DEFAULT_SPARSE_LAYERS else 0
     return (_DEFAULT_SPARSITY,) * num_sparse + (0.0,) * (num_layers - num_sparse)
 
@@ -337,6 +163,8 @@ def _rules(config: Gemma3nTextConfig) -> list[tuple[str, bool, str]]:
         ),
         ("rope_theta", config.rope_theta > 0, "above 0"),
         ("rope_local_base_freq", config.rope_local_base_freq > 0, "above 0"),
+        ("rope_scaling_factor", config.rope_scaling_factor > 0, "above 0"),
+        ("rope_local_scaling_factor", config.rope_local_scaling_factor > 0, "above 0"),
         ("rms_norm_eps", config.rms_norm_eps > 0, "above 0"),
         ("final_logit_softcapping", cap is None or cap > 0, "above 0 or null"),
         ("bos_token_id", config.bos_token_id < config.vocab_size, "under vocab_size"),

@@ -15,7 +15,7 @@ from nestling.model.config import Gemma3nTextConfig
 from nestling.model.kernels import Kernels
 from nestling.model.kv_cache import KVCache
 from nestling.model.layer import LayerRunner, WeightLoader, load_layer
-from nestling.model.names import required_tensors
+from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_tensors
 from nestling.model.ops import Array, match_magnitude, mean_square, rms_norm
 from nestling.model.step import StepPlanner
 from nestling.model.tensors import TensorSource
@@ -46,7 +46,7 @@ class Decoder:
         self._per_layer_model_projection = loader.matrix("per_layer_model_projection.weight")
         self._per_layer_projection_norm = loader.vector("per_layer_projection_norm.weight")
         self._norm = loader.vector("norm.weight")
-        self._head = loader.matrix("embed_tokens.weight")
+        self._head = loader.matrix(EMBEDDING if config.tie_word_embeddings else HEAD)
         self._layers = [
             LayerRunner(config, i, load_layer(loader, config, i), kernels)
             for i in range(config.num_hidden_layers)
@@ -90,7 +90,7 @@ class Decoder:
         """
         config = self.config
         ids = batch.input_ids.astype(np.int64)
-        embeddings = self._tensors.rows("embed_tokens.weight", ids) * config.hidden_size**0.5
+        embeddings = self._tensors.rows(EMBEDDING, ids) * config.hidden_size**0.5
         magnitude = np.sqrt(mean_square(embeddings))
         altup_inputs = np.empty((len(ids), config.altup_num_inputs, config.hidden_size), np.float32)
         altup_inputs[:, 0] = embeddings
@@ -108,7 +108,7 @@ class Decoder:
         projected = projected.reshape(len(ids), config.num_hidden_layers, width)
         out = rms_norm(projected, self._per_layer_projection_norm, config.rms_norm_eps)
         table_ids = np.where(ids < config.vocab_size_per_layer_input, ids, 0)
-        looked_up = self._tensors.rows("embed_tokens_per_layer.weight", table_ids)
+        looked_up = self._tensors.rows(PER_LAYER_EMBEDDING, table_ids)
         out += (looked_up * width**0.5).reshape(out.shape)
         out *= 0.5**0.5
         return out

@@ -2,12 +2,12 @@
 
 Numbers may come as Python or numpy scalars, whole numbers as floats (early GGUF files store counts
 as f32), lists as lists, tuples or arrays. A null counts as missing. Every error is a ModelFileError
-naming file and key.
+naming file and key. What was read is remembered, so that `refuse_rest` finds what was not.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Never, TypeGuard
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from nestling.errors import ModelFileError
 
 _MAX_INTEGER = 2**31 - 1
+_MAX_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,40 @@ class Fields:
     values: Mapping[str, object]
     path: object
     prefix: str = ""
+    keys_read: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Without the prefix."""
 
     def get(self, key: str) -> object:
-        """The raw value; None if missing or null."""
+        """Return the raw value; None if missing or null."""
+        self.keys_read.add(key)
         return self.values.get(self.prefix + key)
 
     def bad(self, key: str, expected: str) -> Never:
-        """Raises ModelFileError: what came for the key and what was expected."""
+        """Raise ModelFileError: what came for the key and what was expected."""
         came = self.get(key)
-        problem = f"is {came!r}" if came is not None else "is missing"
+        problem = f"is {_shown(came)}" if came is not None else "is missing"
         raise ModelFileError(self.path, f"{self.prefix}{key} {problem}, expected {expected}")
+
+    def expect(self, key: str, *expected: object) -> None:
+        """Raise ModelFileError unless the key is missing or has one of the expected values."""
+        came = self.get(key)
+        if isinstance(came, np.ndarray):
+            came = came.tolist()
+        if came is not None and came not in expected:
+            self.bad(key, " or ".join([*map(repr, expected), "no such key"]))
+
+    def refuse_rest(self, harmless: Container[str] = ()) -> None:
+        """Raise ModelFileError for a key that was not read and is none of the harmless ones."""
+        for key, value in self.values.items():
+            if value is None or not key.startswith(self.prefix):
+                continue
+            name = key.removeprefix(self.prefix)
+            if name not in self.keys_read and name not in harmless:
+                raise ModelFileError(
+                    self.path,
+                    f"{key} is {_shown(value)}, a key that Nestling does not know; "
+                    "without it the answers might be wrong",
+                )
 
     def section(self, key: str, *, is_required: bool = False) -> "Fields":
         """A nested map; an empty one if it is missing and not required."""
@@ -81,6 +106,14 @@ class Fields:
         if number is None or not math.isfinite(number):
             self.bad(key, "a number")
         return number
+
+    def choice(self, *keys: str, options: Sequence[str], default: str) -> str:
+        """One of `options` under one of `keys`."""
+        key = self._first(keys)
+        value = default if self.get(key) is None else self.get(key)
+        if not isinstance(value, str) or value not in options:
+            self.bad(key, " or ".join(map(repr, options)))
+        return value
 
     def optional_number(self, key: str, *, default: float) -> float | None:
         """Like `number`, but a null that is written out means None."""
@@ -136,7 +169,12 @@ class Fields:
         return good
 
     def _first(self, keys: Sequence[str]) -> str:
-        return next((key for key in keys if self.get(key) is not None), keys[0])
+        """Return the key that is there, of names for one thing; several must agree."""
+        found = [key for key in keys if self.get(key) is not None]
+        for key in found[1:]:
+            if self.get(key) != self.get(found[0]):
+                self.bad(key, f"{_shown(self.get(found[0]))} as {self.prefix}{found[0]} says")
+        return found[0] if found else keys[0]
 
     def _items(self, key: str, count: int) -> list[object]:
         value = self.get(key)
@@ -146,6 +184,12 @@ class Fields:
 def is_list(value: object) -> TypeGuard[Sequence[object]]:
     """Whether the value is a list in the file: list, tuple or array, but not a string."""
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def _shown(value: object) -> str:
+    """Return the value as an error message shows it, long lists cut."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _real(value: object) -> float | None:

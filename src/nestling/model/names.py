@@ -6,22 +6,29 @@ factors: nothing is added to them.
 
 from nestling.model.config import Gemma3nTextConfig
 
+HEAD = "lm_head.weight"
+EMBEDDING = "embed_tokens.weight"
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
+
 
 def required_tensors(config: Gemma3nTextConfig) -> dict[str, tuple[int, ...]]:
     """Shapes, [out, in] for matrices, of all tensors that `Decoder` reads.
 
-    The head is `embed_tokens` again. Layers that share keys and values need no `k_proj`, `v_proj`
-    and `k_norm`; published checkpoints carry them all the same.
+    The head is `embed_tokens` again unless the configuration says otherwise. Layers that share keys
+    and values need no `k_proj`, `v_proj` and `k_norm`; published checkpoints carry them all the
+    same.
     """
     hidden = config.hidden_size
     per_layer = config.num_hidden_layers * config.hidden_size_per_layer_input
     shapes: dict[str, tuple[int, ...]] = {
-        "embed_tokens.weight": (config.vocab_size, hidden),
-        "embed_tokens_per_layer.weight": (config.vocab_size_per_layer_input, per_layer),
+        EMBEDDING: (config.vocab_size, hidden),
+        PER_LAYER_EMBEDDING: (config.vocab_size_per_layer_input, per_layer),
         "per_layer_model_projection.weight": (per_layer, hidden),
         "per_layer_projection_norm.weight": (config.hidden_size_per_layer_input,),
         "norm.weight": (hidden,),
     }
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = (config.vocab_size, hidden)
     for i in range(config.altup_num_inputs - 1):
         shapes[f"altup_projections.{i}.weight"] = (hidden, hidden)
         shapes[f"altup_unembed_projections.{i}.weight"] = (hidden, hidden)

@@ -96,10 +96,10 @@ class RopeTable:
 
     _BLOCK = 512
 
-    def __init__(self, base: float, head_dim: int) -> None:
+    def __init__(self, base: float, head_dim: int, scaling_factor: float = 1.0) -> None:
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
         wavelengths = np.power(base, exponents.astype(np.float64)).astype(np.float32)
-        self._inv_freq = np.float32(1) / wavelengths
+        self._inv_freq = np.float32(1) / wavelengths / np.float32(scaling_factor)
         self._cos: Array = np.zeros((0, 1, 1, head_dim // 2), np.float32)
         self._sin: Array = np.zeros((0, 1, 2, head_dim // 2), np.float32)
 

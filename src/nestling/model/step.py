@@ -54,8 +54,14 @@ class StepPlanner:
 
     def __init__(self, config: Gemma3nTextConfig) -> None:
         self._sliding_window = config.sliding_window
-        bases = {FULL: config.rope_theta, SLIDING: config.rope_local_base_freq}
-        self._rope = {t: RopeTable(bases[t], config.head_dim) for t in set(config.layer_types)}
+        rope = {
+            FULL: (config.rope_theta, config.rope_scaling_factor),
+            SLIDING: (config.rope_local_base_freq, config.rope_local_scaling_factor),
+        }
+        self._rope = {
+            layer_type: RopeTable(rope[layer_type][0], config.head_dim, rope[layer_type][1])
+            for layer_type in set(config.layer_types)
+        }
 
     def plan(self, batch: ForwardBatch) -> dict[str, LayerTokens]:
         """Return the plan by layer type.

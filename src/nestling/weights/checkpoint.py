@@ -5,20 +5,22 @@ headers and the vocabulary; tensors are decoded when asked. Code and pickles of 
 are never run or read. Call it in the process that runs the model (see `mapped_file`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from nestling.errors import ModelFileError
-from nestling.model.config import Gemma3nTextConfig, config_from_gguf, config_from_hf
-from nestling.model.names import required_tensors
+from nestling.model.config import Gemma3nTextConfig
+from nestling.model.gguf_config import config_from_gguf
+from nestling.model.hf_config import config_from_hf
+from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_tensors
 from nestling.model.tensors import TensorSource
 from nestling.weights.dequantize import is_supported
 from nestling.weights.gguf_file import MAGIC, GgufFile, read_gguf
 from nestling.weights.gguf_names import rename_all
+from nestling.weights.left_out import check_left_out
 from nestling.weights.mapped_file import (
     SourceFile,
     advise_random,
@@ -36,14 +38,14 @@ from nestling.weights.vocabulary import (
 )
 
 _PREFIXES = ("model.language_model.", "language_model.model.", "model.")
-_TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")
+_HEAD_NAME = r"(?:model\.|language_model\.){0,2}lm_head\.weight"
 _PICKLES = (".bin", ".pt", ".pt2", ".pth", ".pkl", ".ckpt")
 _PICKLE_REASON = (
     "is a pickle, and reading one can run the code inside it; "
     "Nestling reads safetensors folders and GGUF files only"
 )
+_MERGE_IT = "merge it into its model first, as Nestling reads whole models only"
 _STOP_PIECES = ("<eos>", "<end_of_turn>")
-_PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Checkpoint:
     vocabulary: Vocabulary | None
     """None: a folder without tokenizer; it serves token ids only."""
     left_out: tuple[str, ...]
-    """Stored names that were left: towers, the shared layers' k/v, a head that is tied anyway."""
+    """Stored names that change no answer: towers, the shared layers' keys and values."""
     quantization: str
     """The stored type of most weights, such as "bf16" or "q4_k"."""
     sources: tuple[SourceFile, ...] = ()
@@ -99,9 +101,13 @@ def _load_folder(folder: Path) -> Checkpoint:
         )
     config = config_from_hf(raw, folder / "config.json")
     stored = read_safetensors_folder(folder)
-    prefix = _decoder_prefix(folder, stored)
-    named = {name.removeprefix(prefix): tensor for name, tensor in stored.items()
-             if name.startswith(prefix)}  # fmt: skip
+    named = _named(folder, stored)
+    if HEAD not in named and not config.tie_word_embeddings:
+        raise ModelFileError(
+            folder / "config.json",
+            f"tie_word_embeddings is false, but no {HEAD} is stored; expected the head, or true",
+        )
+    config = replace(config, tie_word_embeddings=HEAD not in named)
     generation = folder / "generation_config.json"
     if generation.is_file():
         config = _with_eos(config, read_object(generation).get("eos_token_id"), generation)
@@ -116,20 +122,33 @@ def _check_folder(folder: Path) -> None:
                 raise ModelFileError(folder / name, _PICKLE_REASON)
             if name.endswith(".gguf"):
                 raise ModelFileError(folder, f"holds GGUF files; give the path of one, as {name}")
+    if "adapter_config.json" in names:
+        raise ModelFileError(folder, f"holds a LoRA adapter; {_MERGE_IT}")
     if "config.json" not in names:
         raise ModelFileError(folder, "holds no config.json; expected a Gemma 3n model folder")
 
 
-def _decoder_prefix(folder: Path, stored: Mapping[str, StoredTensor]) -> str:
-    found = [prefix for prefix in _PREFIXES if f"{prefix}embed_tokens.weight" in stored]
+def _named(folder: Path, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the decoder's tensors without their prefix, its own head among them."""
+    found = [prefix for prefix in _PREFIXES if f"{prefix}{EMBEDDING}" in stored]
     if len(found) != 1:
         problem = f"is there as each of {', '.join(found)}" if found else "is missing"
         raise ModelFileError(
             folder,
             f"{problem}, expected under one of the prefixes {', '.join(_PREFIXES)}",
-            tensor="embed_tokens.weight",
+            tensor=EMBEDDING,
         )
-    return found[0]
+    named = {
+        name.removeprefix(found[0]): tensor
+        for name, tensor in stored.items()
+        if name.startswith(found[0])
+    }
+    heads = [name for name in stored if re.fullmatch(_HEAD_NAME, name)]
+    if len(heads) > 1:
+        raise ModelFileError(folder, f"is there twice, as {' and '.join(heads)}", tensor=HEAD)
+    if heads:
+        named[HEAD] = stored[heads[0]]
+    return named
 
 
 def _load_gguf(path: Path) -> Checkpoint:
@@ -137,33 +156,22 @@ def _load_gguf(path: Path) -> Checkpoint:
     architecture = file.metadata.get("general.architecture")
     if architecture != "gemma3n":
         raise ModelFileError(path, f"architecture {architecture}, expected gemma3n")
+    kind = file.metadata.get("general.type", "model")
+    if kind == "adapter":
+        raise ModelFileError(path, f"is a LoRA adapter; {_MERGE_IT}")
+    if kind != "model":
+        raise ModelFileError(path, f"general.type is {kind!r}, expected 'model'")
     if file.metadata.get("split.count", 1) not in (0, 1):
         raise ModelFileError(path, "is one part of a split GGUF; merge the parts first")
     named = rename_all(file.tensors)
-    _check_tied_head(path, named)
     shapes = {name: tensor.shape for name, tensor in named.items()}
     config = config_from_gguf(file.metadata, shapes, path)
     config = _with_eos(config, _stop_ids(file), path)
-    per_layer = named.get(_PER_LAYER_EMBEDDING)
+    per_layer = named.get(PER_LAYER_EMBEDDING)
     if per_layer is not None and per_layer.shape[0] > config.vocab_size_per_layer_input:
         # Newer converters pad it with zero rows up to the rows of token_embd.
-        named[_PER_LAYER_EMBEDDING] = per_layer.first_rows(config.vocab_size_per_layer_input)
+        named[PER_LAYER_EMBEDDING] = per_layer.first_rows(config.vocab_size_per_layer_input)
     return _checkpoint(path, config, named, file.tensors, vocabulary_from_gguf(file.metadata, path))
-
-
-def _check_tied_head(path: Path, named: Mapping[str, StoredTensor]) -> None:
-    """The decoder computes logits with token_embd; a copy of it is fine, another head is not."""
-    head, embedding = named.get("lm_head.weight"), named.get("embed_tokens.weight")
-    if head is None or embedding is None:
-        return
-    is_copy = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
-    if not is_copy or not np.array_equal(head.data, embedding.data):
-        raise ModelFileError(
-            path,
-            "differs from token_embd.weight: an untied head; Gemma 3n's is tied, and leaving this "
-            "one out would change the answers",
-            tensor=head.stored_name,
-        )
 
 
 def _stop_ids(file: GgufFile) -> list[int]:
@@ -192,15 +200,17 @@ def _checkpoint(
     stored: Mapping[str, StoredTensor],
     vocabulary: Vocabulary | None,
 ) -> Checkpoint:
-    """Checks `named` (by checkpoint name) against what the decoder needs; the rest is left out."""
+    """Check `named` (by checkpoint name) against what the decoder needs, and the rest too."""
     required = required_tensors(config)
     used = {name: _checked(path, name, named.get(name), shape) for name, shape in required.items()}
-    advise_random(used[_PER_LAYER_EMBEDDING].data)
     used_names = {tensor.stored_name for tensor in used.values()}
-    left_out = sorted(set(stored) - used_names)
-    for name in left_out:
-        if name.endswith((".bias", "rope_freqs.weight")) and not _is_of_tower(name):
-            raise ModelFileError(path, "is nothing that a Gemma 3n decoder has", tensor=name)
+    names = {tensor.stored_name: name for name, tensor in named.items() if name not in required}
+    left_out = sorted((set(stored) - used_names) | set(names))
+    for stored_name in left_out:
+        check_left_out(path, names.get(stored_name, stored_name), stored_name, config)
+    advise_random(used[PER_LAYER_EMBEDDING].data)
+    if not config.tie_word_embeddings:
+        advise_random(used[EMBEDDING].data)
     num_elements: Counter[str] = Counter()
     for tensor in used.values():
         num_elements[tensor.dtype] += tensor.num_elements
@@ -208,10 +218,6 @@ def _checkpoint(
     return Checkpoint(
         path, config, StoredTensors(path, used), vocabulary, tuple(left_out), quantization
     )
-
-
-def _is_of_tower(name: str) -> bool:
-    return name.startswith(("v.", "a.", "mm.")) or any(tower in name for tower in _TOWERS)
 
 
 def _checked(

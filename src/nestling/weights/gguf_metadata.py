@@ -38,6 +38,12 @@ def _of_config(config: Gemma3nTextConfig, path: Path) -> dict[str, MetadataValue
         raise ModelFileError(
             path, "final_logit_softcapping is null, which GGUF's gemma3n cannot say"
         )
+    if (config.rope_scaling_factor, config.rope_local_scaling_factor) != (1, 1):
+        raise ModelFileError(
+            path,
+            "rope is scaled, which GGUF's gemma3n cannot say of full layers alone; "
+            "expected a model without rope_scaling",
+        )
     layers = range(config.num_hidden_layers)
     cuts = [config.activation_std_multiplier(i) for i in layers]
     sizes = config.intermediate_size

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.model.config import Gemma3nTextConfig
-from nestling.model.names import required_tensors
+from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_tensors
 from nestling.model.tensors import TensorSource
 from nestling.native.gemma3n import FIRST_INT8_POW2_LAYER, LayerShape
 from nestling.native.system import ThreadPool
@@ -22,8 +22,7 @@ from nestling.weights.stored_tensor import StoredTensors
 WeightDtype = Literal["auto", "float32", "float16", "bfloat16", "q8", "q4"]
 PackedFormat = Literal["float32", "float16", "bfloat16", "q8", "q4"]
 
-_HEAD = "embed_tokens.weight"
-EMBEDDING_TABLES = (_HEAD, "embed_tokens_per_layer.weight")
+EMBEDDING_TABLES = (EMBEDDING, PER_LAYER_EMBEDDING)
 _GATE, _GATE_ROWS = "mlp.gate_proj.weight", "mlp.gate_rows.weight"
 # Tiled in six bits; as rows or columns they would have to be quantised anew.
 _SIX_BITS = ("Q3_K", "Q6_K")
@@ -73,9 +72,11 @@ class PackPlan:
         """By checkpoint name: the arrangement and the shape [out, in] of every packed matrix."""
         sparse = set(_sparse_names(self.config)) if self.sparse_feed_forward else set()
         refined = dict(_gate_names(self.config)) if self.sparse_feed_forward else {}
+        # A tied head is packed under the embedding's name.
+        tables = {PER_LAYER_EMBEDDING} if self.config.tie_word_embeddings else EMBEDDING_TABLES
         found: dict[str, tuple[type[Packed], tuple[int, int]]] = {}
         for name, shape in required_tensors(self.config).items():
-            if len(shape) != 2 or name == EMBEDDING_TABLES[1] or name.endswith(_VECTORS):
+            if len(shape) != 2 or name in tables or name.endswith(_VECTORS):
                 continue
             kind: type[Packed] = Matrix
             if name in sparse:
@@ -113,7 +114,8 @@ class PackPlan:
     def assemble(self, matrices: Mapping[str, Packed]) -> dict[str, Any]:
         """Everything that `native.gemma3n.Gemma3n` wants, by checkpoint name."""
         weights: dict[str, Any] = dict(matrices)
-        weights["lm_head.weight"] = weights.pop(_HEAD)
+        if self.config.tie_word_embeddings:
+            weights[HEAD] = weights.pop(EMBEDDING)
         for name, shape in required_tensors(self.config).items():
             if name in EMBEDDING_TABLES:
                 dtype_in_file, data, _ = stored(self.tensors, name)
@@ -154,7 +156,7 @@ def core_config(config: Gemma3nTextConfig) -> dict[str, float]:
         "vocab_size", "vocab_size_per_layer_input", "hidden_size", "hidden_size_per_layer_input",
         "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "laurel_rank",
         "altup_num_inputs", "altup_active_idx", "rope_theta", "rope_local_base_freq",
-        "rms_norm_eps",
+        "rope_scaling_factor", "rope_local_scaling_factor", "rms_norm_eps",
     )  # fmt: skip
     values: dict[str, float] = {name: getattr(config, name) for name in names}
     values["final_logit_softcapping"] = config.final_logit_softcapping or 0.0

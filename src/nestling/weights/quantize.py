@@ -2,8 +2,8 @@
 
 Tensors pass through one at a time, a few MiB at once. Which stay unquantised is llama.cpp's rule:
 vectors and AltUp's coefficients are F32; AltUp's and LAuReL's matrices and
-per_layer_model_projection F16. The embedding, which is the head too, is Q8_0 in either case. Names,
-stacks, padded rows and the shared layers' unused keys and values are as llama.cpp wants them.
+per_layer_model_projection F16. The embedding is Q8_0 in either case, so is a head of its own.
+Names, stacks, padded rows and the shared layers' unused keys and values are as llama.cpp wants.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
-from nestling.model.names import required_tensors
+from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_tensors
 from nestling.native.system import ThreadPool
 from nestling.native.weights import encode_rows
 from nestling.weights.checkpoint import Checkpoint
@@ -25,12 +25,13 @@ from nestling.weights.gguf_metadata import gguf_metadata
 from nestling.weights.gguf_names import gguf_name, stacks
 from nestling.weights.gguf_writer import OutputTensor, write_gguf
 from nestling.weights.mapped_file import read_small_file
+from nestling.weights.packing import stored
 from nestling.weights.progress import Progress, no_progress
 from nestling.weights.strict_json import read_object
 
 TYPES = ("Q4_0", "Q8_0")
+_COMPARED_BYTES = 16 << 20
 _CHUNK_ELEMENTS = 1 << 21  # 8 MiB of float32
-_PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
 _MAX_TEMPLATE_BYTES = 1 << 20
 _SINGLE = ("_coefs.weight",)
 _HALF = ("altup", "laurel", "per_layer_model_projection")
@@ -101,14 +102,24 @@ class _Plan:
                 shape = (count, *source.shape(names[0]))
                 tensors.append(self._output(stack, names[0], shape, names))
         for name in source.names():
-            if name in stacked:
+            if name in stacked or (name == HEAD and self._is_head_a_copy()):
                 continue
             shape = source.shape(name)
-            if name == _PER_LAYER_EMBEDDING:
+            if name == PER_LAYER_EMBEDDING:
                 shape = (max(shape[0], self.checkpoint.config.vocab_size), shape[1])
             stem = gguf_name(name)
             tensors.append(self._output(stem, name, shape, [name]))
         return [*tensors, *self._unused_keys_and_values()]
+
+    def _is_head_a_copy(self) -> bool:
+        """Whether the stored head is the embedding, byte by byte: then it need not be written."""
+        source = self.checkpoint.tensors
+        (dtype, head, _), (other, embedding, _) = (stored(source, n) for n in (HEAD, EMBEDDING))
+        starts = range(0, head.size, _COMPARED_BYTES)
+        return (dtype, head.size) == (other, embedding.size) and all(
+            np.array_equal(head[i : i + _COMPARED_BYTES], embedding[i : i + _COMPARED_BYTES])
+            for i in starts
+        )
 
     def _output(
         self, written: str, name: str, shape: tuple[int, ...], parts: list[str]
@@ -132,7 +143,7 @@ class _Plan:
             return "F32"
         if any(part in name for part in _HALF):
             return "F16"
-        dtype = "Q8_0" if name == "embed_tokens.weight" else self.dtype
+        dtype = "Q8_0" if name in (EMBEDDING, HEAD) else self.dtype
         return dtype if shape[-1] % block_layout(dtype)[0] == 0 else "F16"
 
     def _rows_of(self, name: str) -> Iterator[Floats]:
