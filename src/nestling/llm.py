@@ -207,7 +207,7 @@ class LLM:
         *,
         stop: Stop = (),
     ) -> "ChatStream":
-        """Return an iterator of the deltas of what `chat` answers. Closing it early stops the answer."""
+        """Return an iterator over the deltas of the answer. Closing it early stops the answer."""
         params, stops = self._how(sampling_params, stop)
         prompt = self._chat_prompt(messages)
         choice = Choice(self._engine, self.tokenizer, prompt, params, stops)
@@ -321,7 +321,7 @@ _How = tuple[SamplingParams, tuple[str, ...]]
 
 
 class ChatStream:
-    """Yields the deltas of one answer to a caller that waits. As a context manager it ends with it."""
+    """Yields the deltas of one answer to a caller that waits. Closing it stops the answer."""
 
     def __init__(self, choice: Choice, num_prompt_tokens: int, loop_thread: "_LoopThread") -> None:
         self._choice = choice
