@@ -94,7 +94,8 @@ def _probes(lifecycle: Lifecycle, health: Health, gate: Gate) -> list[Route]:
         try:
             await health()
         except EngineError as error:
-            await send_error(scope, send, replace(http_error(error), status=503))
+            reason = f"Not ready: {error.message}."
+            await send_error(scope, send, replace(http_error(error), status=503, message=reason))
         else:
             await send_body(send, 200, _OK)
 
