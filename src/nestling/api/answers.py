@@ -1,4 +1,4 @@
-"""What answers are made of: each body is an `Answer`, which is encoded as it stands.
+"""Holds what answers are made of. Each body is an `Answer`, which is encoded as it stands.
 
 The OpenAPI document takes its schemas from these classes (`openapi/document.py`), so a body and its
 schema cannot part. A field that may be absent has the default `UNSET`; any other is always there.
@@ -22,13 +22,13 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Status(Answer):
-    """What a probe is told."""
+    """Tells a probe that all is well."""
 
     status: Literal["ok"]
 
 
 class Cost(Answer):
-    """What a reply is charged."""
+    """Tells what a reply is charged, in both currencies."""
 
     usd: Amount
     credits: Count

@@ -1,4 +1,4 @@
-"""Who may use which route. Every route is built by `route` here, which demands an access class.
+"""Decides who may use which route. `route` here builds every one, and demands an access class.
 
 Authentication happens before the body is read, from `scope` alone, and fails closed: whatever goes
 wrong in it ends the request.

@@ -66,7 +66,7 @@ class Billing(Answer):
 
 
 class TopUp(Answer):
-    """What the hosted API pays in by itself: nothing here."""
+    """Tells what is paid in automatically. Nothing is, on this server."""
 
     is_enabled: bool
     threshold: Amount
@@ -96,7 +96,7 @@ class Transaction(Answer):
 
 
 class TransactionPage(Answer):
-    """Where the next page begins, if there is one."""
+    """Names the place where the next page begins, if there is one."""
 
     next_cursor: str | None
     has_more: bool

@@ -34,7 +34,7 @@ ScopeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(SCOPES)}
 
 
 class Limit(Answer):
-    """How much a key may spend in a period."""
+    """Bounds what a key may spend in a period."""
 
     retention: Retention
     threshold: Amount

@@ -44,7 +44,7 @@ _HOURS = {"h": 1, "d": 24}
 
 
 class UsageTotals(Answer):
-    """What a key spent in a window of time."""
+    """Tells what a key spent in a window of time."""
 
     api_key_prefix: str | None
     start: Time
@@ -55,7 +55,7 @@ class UsageTotals(Answer):
 
 
 class ModelUsage(Answer):
-    """What a key spent on one model."""
+    """Tells what a key spent on one model."""
 
     model: str
     spend: Amount
@@ -72,7 +72,7 @@ class Requests(Answer):
 
 
 class UsageGroupAnswer(Answer, kw_only=True):
-    """What a key spent on one day, on one model, or on one model on one day."""
+    """Tells what a key spent on one day, on one model, or on one model on one day."""
 
     day: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
@@ -82,7 +82,7 @@ class UsageGroupAnswer(Answer, kw_only=True):
 
 
 class UsageDetail(UsageTotals):
-    """What a key spent, by model, and by groups if they are asked for."""
+    """Tells what a key spent by model, and by groups if they are asked for."""
 
     models: list[ModelUsage]
     groups: list[UsageGroupAnswer] | UnsetType = UNSET
@@ -120,7 +120,7 @@ class Logs(Answer):
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """What is asked about: whose use, and when."""
+    """Says whose use is asked about, and of which time."""
 
     key_id: str
     key_prefix: str | None
