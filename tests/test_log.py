@@ -50,6 +50,28 @@ def test_json_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     assert event["room"] == "test"
 
 
+def test_every_room_of_ours_logs_at_the_level(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rooms that know no structlog too, in the same form; libraries only from warnings on."""
+    configure_logging("info", "json")
+    logging.getLogger("nestling.weights.packed_store").info("packing %s", "x")
+    logging.getLogger("nestling.engine").debug("not asked for")
+    logging.getLogger("library").info("not asked for")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "packing x"
+    assert json.loads(line)["level"] == "info"
+
+
+def test_the_console_shows_no_controls(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "console")
+    get_logger("test").info("a\x1b[2J\nb", path="c\x1b\n")
+    get_logger("test").error("failed", exc_info=ValueError("d\x1b[2J"))
+    logging.getLogger("library").warning("e\x1b[2J")
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown
+    assert r"a\x1b[2J\nb" in shown
+    assert r"ValueError: d\x1b[2J" in shown
+
+
 def test_console_values_stay_on_their_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "console")
     get_logger("test").info("request", path='x\n{"level": "error"}')

@@ -38,12 +38,14 @@ from nestling.chat.tokenizer import Tokenizer, end_token_ids, open_tokenizer
 from nestling.engine.clients.messages import SamplingParams, Stats, Submit, TokenLogprobs
 from nestling.engine.clients.thread_engine import ThreadEngine
 from nestling.engine.config import EngineConfig, EngineKind
+from nestling.engine.progress import EngineProgress
 from nestling.engine.runners.load import make_runner
 from nestling.errors import EngineError, InvalidRequestError, ModelFileError
 from nestling.native.system import MAX_THREADS
 from nestling.weights.catalog import find_model
 from nestling.weights.checkpoint import load_checkpoint
 from nestling.weights.packing import WeightDtype
+from nestling.weights.progress import Progress, no_progress
 
 T = TypeVar("T")
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
@@ -82,6 +84,7 @@ class LLM:
         packed_dir: folder for the packed weights of large models, to be mapped by later starts;
             None keeps none.
         switches_off: optimisations not to be used (`engine/config.py:SWITCHES`), to measure them.
+        on_load: called with the bytes done and the bytes in total while weights are packed.
 
     Raises:
         ModelNotFoundError, ModelFileError: there is no such model, or it cannot be loaded.
@@ -98,6 +101,7 @@ class LLM:
         prefix_caching: bool = True,
         packed_dir: str | Path | None = PACKED_DIR,
         switches_off: Sequence[str] = (),
+        on_load: Progress = no_progress,
     ) -> None:
         if threads is not None:
             Integer(1, MAX_THREADS).read("threads", as_json(threads))
@@ -118,7 +122,7 @@ class LLM:
             packed_dir=None if packed_dir is None else _read_path("packed_dir", packed_dir),
             switches_off=tuple(switches),
         )
-        self._runner = make_runner(checkpoint, config)
+        self._runner = make_runner(checkpoint, config, EngineProgress(on_load=on_load))
         self._engine = ThreadEngine(config, load=lambda *_: self._runner)
         self._loop_thread = _LoopThread()
         self._run = self._loop_thread.run

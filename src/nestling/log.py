@@ -16,6 +16,8 @@ import structlog
 
 from nestling.plain_text import escape_controls, escape_line
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
 _SECRET = re.compile(r"(g3n_live_[0-9A-Za-z]{0,8})[0-9A-Za-z]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "secret", "pepper", "password", "cookie"})
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -47,8 +49,8 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def configure_logging(
-    level: Literal["debug", "info", "warning", "error"] = "info",
-    output: Literal["auto", "console", "json"] = "auto",
+    level: LogLevel = "info",
+    output: LogFormat = "auto",
 ) -> None:
     """Send our events and those of libraries (warnings and worse) to stderr in one form."""
     is_console = output == "console" or (output == "auto" and sys.stderr.isatty())
@@ -86,6 +88,7 @@ def configure_logging(
     root.handlers[:] = [h for h in root.handlers if not isinstance(h, _StderrHandler)]
     root.addHandler(handler)
     root.setLevel(max(_LEVELS[level], logging.WARNING))
+    logging.getLogger("nestling").setLevel(_LEVELS[level])
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

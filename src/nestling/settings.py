@@ -27,6 +27,7 @@ from pydantic_settings import EnvSettingsSource as EnvironmentSource
 
 from nestling.addresses import host_name, listen_address, web_origin
 from nestling.errors import SettingsError
+from nestling.log import LogFormat, LogLevel
 from nestling.plain_text import NotUtf8Error, decode_utf8
 
 ENV_PREFIX = "NESTLING_"
@@ -218,10 +219,8 @@ class Settings(BaseSettings):
     shutdown_timeout_s: Seconds = Field(
         25.0, description="time that running requests get to finish after SIGTERM"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level"
-    )
-    log_format: Literal["auto", "console", "json"] = Field(
+    log_level: LogLevel = Field("info", description="least level")
+    log_format: LogFormat = Field(
         "auto", description="console on a terminal and json elsewhere, or always one of them"
     )
 

@@ -22,6 +22,7 @@ from nestling.chat.service import ChatService, ModelIdentity
 from nestling.chat.tokenizer import end_token_ids, open_tokenizer
 from nestling.cli.options import DataDir, Engine, Model, Threads, command_line
 from nestling.cli.output import print_text
+from nestling.cli.progress import packing_bar
 from nestling.cli.streams import OutputError
 from nestling.engine.clients.process_engine import EngineTimeouts, ProcessEngine
 from nestling.engine.config import EngineConfig
@@ -35,6 +36,7 @@ from nestling.settings import Settings, load_settings
 from nestling.weights.catalog import DOCUMENTED_MODEL_ID, ModelEntry, find_model
 from nestling.weights.checkpoint import Checkpoint, load_checkpoint
 from nestling.weights.fingerprint import sampled_digest
+from nestling.weights.progress import Progress
 
 FIRST_KEY_NAME = "first start"
 _log = get_logger("cli")
@@ -87,12 +89,8 @@ async def _serve(settings: Settings) -> None:
     checkpoint = load_checkpoint(entry.path)
     async with AsyncExitStack() as stack:
         stack.enter_context(ServerLock(prepare_data_dir(settings.data_dir)))
-        engine = ProcessEngine(
-            engine_config(settings, entry),
-            timeouts=EngineTimeouts(
-                step_s=settings.engine_timeout_s, load_s=settings.engine_load_timeout_s
-            ),
-        )
+        bar = packing_bar(entry.path.name)
+        engine = _make_engine(settings, entry, bar.update)
         starting = asyncio.create_task(engine.start())
         stack.push_async_callback(engine.stop)
         tokenizer = await asyncio.to_thread(open_tokenizer, checkpoint)
@@ -101,7 +99,8 @@ async def _serve(settings: Settings) -> None:
         )
         accounts = await Accounts.open(settings.data_dir, prices)
         stack.push_async_callback(accounts.close)
-        await starting
+        with bar:
+            await starting
         if tokenizer is None:
             raise ModelFileError(entry.path, "expected a tokenizer.json beside it; none is there")
         files = FileLimits(settings.max_file_pages, settings.file_timeout_s, settings.scanned_pages)
@@ -114,6 +113,13 @@ async def _serve(settings: Settings) -> None:
             await serve_app(app, settings, announcement.show)
         finally:
             await announcement.take_back(accounts.keys)
+
+
+def _make_engine(settings: Settings, entry: ModelEntry, on_load: Progress) -> ProcessEngine:
+    timeouts = EngineTimeouts(
+        step_s=settings.engine_timeout_s, load_s=settings.engine_load_timeout_s
+    )
+    return ProcessEngine(engine_config(settings, entry), timeouts=timeouts, on_load=on_load)
 
 
 async def _first_key(keys: KeyStore) -> tuple[ApiKey, str] | None:
@@ -166,6 +172,8 @@ def engine_config(settings: Settings, entry: ModelEntry) -> EngineConfig:
         kv_dtype=settings.kv_dtype,
         prefix_caching=settings.prefix_caching,
         packed_dir=settings.packed_dir,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nestling.errors import SettingsError
+from nestling.log import LogFormat, LogLevel
 from nestling.native.system import MAX_THREADS
 from nestling.weights.packing import WeightDtype
 
@@ -60,6 +61,9 @@ class EngineConfig:
     """Take over what the cache still has of a prompt's beginning."""
     packed_dir: str | None = None
     """Folder where packed weights of large models are kept, to be mapped; None: nowhere."""
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "auto"
+    """How the engine process logs; the same as its parent."""
     switches_off: tuple[str, ...] = ()
     """Optimisations of `SWITCHES` that are not to be used, so that each can be measured."""
 

@@ -11,6 +11,8 @@ import tempfile
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.weights.progress import Progress, no_progress
+
 STACKS_OFFSET = mmap.PAGESIZE
 """Where the stacks begin in the file of the page."""
 _NUM_COUNTERS = 4
@@ -19,8 +21,11 @@ _NUM_COUNTERS = 4
 class EngineProgress:
     """Counters of the loop's steps, of the core's pieces of work, and of the bytes of a load."""
 
-    def __init__(self, counters: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, counters: NDArray[np.int64] | None = None, on_load: Progress = no_progress
+    ) -> None:
         self._counters = np.zeros(_NUM_COUNTERS, np.int64) if counters is None else counters
+        self._on_load = on_load
 
     @property
     def pieces(self) -> NDArray[np.int64]:
@@ -40,6 +45,7 @@ class EngineProgress:
         """Note how far a load is; a `weights.progress.Progress`."""
         self._counters[2:] = num_done, num_total
         self.move()
+        self._on_load(num_done, num_total)
 
     def total(self) -> int:
         """Return a number that differs from every earlier one if anything was done between."""

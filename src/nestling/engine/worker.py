@@ -24,6 +24,7 @@ from nestling.engine.progress import STACKS_OFFSET, map_page
 from nestling.engine.runners.load import load_runner
 from nestling.engine.runners.runner import LoadRunner
 from nestling.errors import EngineError, ModelFileError, NestlingError
+from nestling.log import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,7 @@ class Connection:
 
 def main(argv: Sequence[str], load: LoadRunner = load_runner) -> int:
     """Run one engine until it is told to stop; returns the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging()
     faulthandler.enable()
     _bind_life_to_parent()
     page = int(argv[2])
@@ -66,6 +65,9 @@ def main(argv: Sequence[str], load: LoadRunner = load_runner) -> int:
     if first is None:
         return 0
     config = wire.unpack_config(first)
+    configure_logging(config.log_level, config.log_format)
+    if sys.stderr.isatty():
+        logging.getLogger("nestling.weights").setLevel(logging.WARNING)  # the parent shows a bar
     try:
         runner = load(config, progress)
     except NestlingError as error:

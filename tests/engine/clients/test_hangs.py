@@ -223,3 +223,25 @@ def test_states_of_threads_are_read_where_they_can_be(tmp_path: Path) -> None:
         "thread 9 (unknown): state unknown, waits in unknown"
     )
     assert thread_states(6, tmp_path).startswith("the system tells nothing of process 6")
+
+
+async def test_a_load_tells_how_far_it_is() -> None:
+    """Only the first one: nobody waits at a terminal for a later process."""
+    told: list[tuple[int, int]] = []
+    client = ProcessEngine(
+        config(model="slow:12"),
+        argv=ARGV,
+        timeouts=TIMEOUTS,
+        backoff_s=0.01,
+        on_load=lambda num_done, num_total: told.append((num_done, num_total)),
+    )
+    await client.start()
+    assert told == sorted(told)
+    assert {num_total for _, num_total in told} == {12}
+    assert 2 <= len(set(told)) <= 12
+    num_told, pid = len(told), client.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await until_new(client, pid)
+    await client.stop()
+    assert len(told) == num_told

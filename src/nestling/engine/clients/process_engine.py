@@ -35,6 +35,7 @@ from nestling.errors import (
     OverloadedError,
     ServerShutdownError,
 )
+from nestling.weights.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,10 @@ class ProcessEngine:
         argv: Sequence[str] = ENGINE_ARGV,
         timeouts: EngineTimeouts = DEFAULT_TIMEOUTS,
         backoff_s: float = 0.1,
+        on_load: Progress = no_progress,
     ) -> None:
+        """Prepare an engine; `on_load` hears of the first load, every fraction of a second."""
+        self._on_load = on_load
         self._config = config
         self._argv = tuple(argv)
         self._timeouts = timeouts
@@ -105,7 +109,7 @@ class ProcessEngine:
         """Start the process and await its model; raises `ModelFileError` or `EngineError`."""
         if self._supervisor is not None:
             raise EngineError("the engine has been started before")
-        child = await self._new_child()
+        child = await self._new_child(self._on_load)
         self._end = None
         self._adopt(child)
         self._supervisor = asyncio.create_task(self._supervise(child), name="engine-supervisor")
@@ -238,8 +242,8 @@ class ProcessEngine:
                 logger.error("the engine process did not start: %s", error)  # noqa: TRY400
                 deaths.append(time.monotonic())
 
-    async def _new_child(self) -> WorkerProcess:
-        return await WorkerProcess.start(self._argv, self._config, self._timeouts.load_s)
+    async def _new_child(self, on_load: Progress = no_progress) -> WorkerProcess:
+        return await WorkerProcess.start(self._argv, self._config, self._timeouts.load_s, on_load)
 
     def _restarted(self, then: str) -> EngineRestartedError:
         return EngineRestartedError(f"the engine process {self._why_down}; {then}")

@@ -16,10 +16,12 @@ from nestling.engine.clients.stall_watch import StallWatch
 from nestling.engine.config import EngineConfig
 from nestling.engine.progress import create_page, map_page
 from nestling.errors import EngineError, ModelFileError, NestlingError
+from nestling.weights.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
 _STDERR = 2
+_TELL_INTERVAL_S = 0.2
 _KILL_TIMEOUT_S = 5.0
 """A process in the kernel's hands, on a dead disk perhaps, does not end when it is killed."""
 
@@ -60,11 +62,15 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, argv: Sequence[str], config: EngineConfig, load_timeout_s: float
+        cls,
+        argv: Sequence[str],
+        config: EngineConfig,
+        load_timeout_s: float,
+        on_load: Progress = no_progress,
     ) -> "WorkerProcess":
         """Return a process that is ready; raises `ModelFileError` or `EngineError` and leaves none.
 
-        A load that makes no progress for `load_timeout_s` is ended.
+        A load that makes no progress for `load_timeout_s` is ended. `on_load` hears how far it is.
         """
         try:
             process, page, ours = _spawn(argv)
@@ -80,6 +86,7 @@ class WorkerProcess:
             raise
         child = cls(process, page, reader, writer)
         watch = asyncio.create_task(child.end_if_it_hangs(load_timeout_s, lambda: True))
+        telling = asyncio.create_task(child._tell_load(on_load))
         try:
             child.write(wire.pack(config))
             child._info = await child._receive_info()
@@ -87,6 +94,8 @@ class WorkerProcess:
             watch.cancel()
             await child.end(0)
             raise
+        finally:
+            telling.cancel()
         watch.cancel()
         return child
 
@@ -108,6 +117,13 @@ class WorkerProcess:
         finally:
             self._process.kill()
             self._writer.transport.abort()
+
+    async def _tell_load(self, on_load: Progress) -> None:
+        while True:
+            await asyncio.sleep(_TELL_INTERVAL_S)
+            num_done, num_total = self._progress.loaded_bytes
+            if num_total:
+                on_load(num_done, num_total)
 
     def _load_state(self) -> str:
         num_done, num_total = self._progress.loaded_bytes
