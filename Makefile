@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 TORCH := torch==2.13.0
 
-.PHONY: help serve test check stub bench format lock clients parity native-test native-test-arm64 native-test-x86 skills wheel wheel-test clean
+.PHONY: help serve test check tidy stub bench format lock clients parity native-test native-test-arm64 native-test-x86 skills wheel wheel-test clean
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 20
 
@@ -54,7 +54,7 @@ test: $(VENV)/.built $(VENV)/.dev ## run the tests that need no torch, no wheel,
 	@echo "Left out: the wheel in a clean environment (make wheel-test)."
 	@echo "Left out: the live comparison with torch, transformers and sentencepiece (make parity)."
 
-check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
+check: $(VENV)/.built $(VENV)/.dev tidy ## ruff, mypy, import-linter, clang-format, clang-tidy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(call write_stub,build/_core.pyi)
@@ -62,6 +62,14 @@ check: $(VENV)/.built $(VENV)/.dev ## ruff, mypy, import-linter, clang-format
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(shell find native -name '*.cpp' -o -name '*.h')
+
+# Sources of other processors are left out: this compiler's flags for them mean nothing here.
+OTHER_PROCESSORS := $(if $(filter x86_64 amd64,$(shell uname -m)),neon,avx)
+tidy: $(VENV)/.serve $(VENV)/.dev ## clang-tidy over the C++ core, by the list in .clang-tidy
+	@$(BIN)/cmake -S . -B build/tidy -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DCMAKE_CXX_COMPILER="$(CXX)" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON > /dev/null
+	@find native/src -name '*.cpp' ! -name '*$(OTHER_PROCESSORS)*' -print0 | xargs -0 -P "$$(nproc)" -n 1 \
+	  $(BIN)/clang-tidy -p build/tidy --quiet --extra-arg=-Wno-unknown-warning-option
 
 # The stub is checked in, so that type checkers know the extension in a fresh clone, and wheels hold it.
 STUB := src/nestling/native/_core.pyi

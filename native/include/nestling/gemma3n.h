@@ -171,6 +171,8 @@ class Gemma3n {
   Gemma3n(const Gemma3nConfig& config, std::vector<LayerConfig> layers, Gemma3nWeights weights,
           std::size_t max_num_batched_tokens, std::size_t max_model_len, Switches switches,
           std::shared_ptr<ThreadPool> pool, Variant variant = best_variant());
+  Gemma3n(const Gemma3n&) = delete;
+  Gemma3n& operator=(const Gemma3n&) = delete;
   ~Gemma3n();
 
   const Gemma3nConfig& config() const { return config_; }

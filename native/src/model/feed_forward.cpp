@@ -112,6 +112,8 @@ std::size_t Gemma3n::Step::num_selected() const {
 void Gemma3n::Step::select_neurons(std::size_t layer) {
   const LayerWeights& w = w_.layers[layer];
   const std::size_t size = model_.layers_[layer].intermediate_size;
+  // Only sparse layers come here, and each has one.
+  // NOLINTNEXTLINE(bugprone-unchecked-optional-access)
   const float multiplier = *model_.layers_[layer].std_multiplier;
   const float margin = refines(w) ? kNearCutoff : 0.0f;
   for_tokens([&](std::size_t token) {

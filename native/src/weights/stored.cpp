@@ -120,6 +120,7 @@ std::size_t block_bytes(StoredType type) { return layout_of(type).info.block_byt
 
 std::vector<StoredTypeInfo> stored_types() {
   std::vector<StoredTypeInfo> types;
+  types.reserve(kLayouts.size());
   for (const Layout& layout : kLayouts) types.push_back(layout.info);
   return types;
 }
