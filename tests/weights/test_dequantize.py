@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nestling.weights.dequantize import BLOCK_TYPES, block_layout, dequantize
+from nestling.native.weights import stored_types
+from nestling.weights.dequantize import dequantize
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
+from nestling.weights.stored_types import UNREAD_TYPES, stored_type
 from tests.weights.tiny_files import encode
 
 NUM_ROWS, ROW_SIZE = 48, 1536  # 73,728 elements: more than one chunk, the last one short
+BLOCK_TYPES = tuple(stored.name for stored in stored_types() if stored.block_elements > 1)
 QUANTISABLE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 
 
@@ -78,9 +81,9 @@ def _random_rows(dtype: str, seed: int = 3) -> NDArray[np.uint8]:
     if dtype in QUANTISABLE:
         values = rng.standard_normal((NUM_ROWS, ROW_SIZE), dtype=np.float32)
         return gguf.quantize(values, gguf.GGMLQuantizationType[dtype])
-    block_elements, block_bytes = block_layout(dtype)
-    num_blocks = NUM_ROWS * ROW_SIZE // block_elements
-    blocks = rng.integers(0, 256, (num_blocks, block_bytes), dtype=np.uint8)
+    stored = stored_type(dtype)
+    num_blocks = NUM_ROWS * ROW_SIZE // stored.block_elements
+    blocks = rng.integers(0, 256, (num_blocks, stored.block_bytes), dtype=np.uint8)
     scales_at = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2)}
     for at in scales_at.get(dtype, (0,)):
         scales = rng.uniform(-2, 2, num_blocks).astype("<f2")
@@ -122,8 +125,7 @@ def test_rows_are_those_of_the_whole_tensor(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", SCALAR)
 def test_blocks_equal_a_scalar_decoder(dtype: str) -> None:
     rows = _random_rows(dtype)
-    _, block_bytes = block_layout(dtype)
-    blocks = [row.tobytes() for row in rows.reshape(-1, block_bytes)]
+    blocks = [row.tobytes() for row in rows.reshape(-1, stored_type(dtype).block_bytes)]
     expected = [value for block in blocks for value in SCALAR[dtype](block)]
     actual = dequantize(dtype, rows.reshape(-1))
     # The scalar decoder computes in float64: two float32 roundings of a product of three.
@@ -157,3 +159,11 @@ def test_infinite_scale_gives_infinite_weights_without_a_warning() -> None:
     values = dequantize("Q8_0", block)
     assert values[0] == np.inf
     assert np.isnan(values[1])
+
+
+def test_types_that_are_not_read_are_those_of_the_library() -> None:
+    for stored in UNREAD_TYPES:
+        library_type = gguf.GGMLQuantizationType[stored.name]
+        sizes = (stored.block_elements, stored.block_bytes)
+        assert (stored.ggml_type, sizes) == (library_type, gguf.GGML_QUANT_SIZES[library_type])
+    assert not {stored.name for stored in UNREAD_TYPES} & {stored.name for stored in stored_types()}

@@ -17,7 +17,6 @@ from nestling.model.gguf_config import config_from_gguf
 from nestling.model.hf_config import config_from_hf
 from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_tensors
 from nestling.model.tensors import TensorSource
-from nestling.weights.dequantize import is_supported
 from nestling.weights.gguf_file import MAGIC, GgufFile, read_gguf
 from nestling.weights.gguf_names import rename_all
 from nestling.weights.left_out import check_left_out
@@ -30,6 +29,7 @@ from nestling.weights.mapped_file import (
 )
 from nestling.weights.safetensors_file import read_safetensors_folder
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
+from nestling.weights.stored_types import is_read
 from nestling.weights.strict_json import read_object
 from nestling.weights.vocabulary import (
     Vocabulary,
@@ -229,7 +229,7 @@ def _checked(
         raise corrupt(
             tensor.path, f"shape is {list(tensor.shape)}, expected {list(shape)}", tensor=name
         )
-    if not is_supported(tensor.dtype):
+    if not is_read(tensor.dtype):
         raise ModelFileError(
             tensor.path, f"has type {tensor.dtype}, which Nestling does not read", tensor=name
         )

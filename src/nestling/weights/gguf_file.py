@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.weights.dequantize import block_layout, ggml_type_name
 from nestling.weights.mapped_file import corrupt, map_file
 from nestling.weights.stored_tensor import StoredTensor
+from nestling.weights.stored_types import types_by_code
 
 MAGIC = b"GGUF"
 _DEFAULT_ALIGNMENT = 32
@@ -195,17 +195,18 @@ def _read_info(cursor: _Cursor, alignment: int) -> _Info:
         raise corrupt(
             cursor.path, f"offset {begin} is no multiple of the alignment {alignment}", tensor=name
         )
-    dtype = ggml_type_name(type_code)
-    if dtype is None:
+    stored = types_by_code().get(type_code)
+    if stored is None:
         return _Info(begin, name, f"type {type_code}", shape, None)
-    block_elements, block_bytes = block_layout(dtype)
-    if shape[-1] % block_elements:
+    if shape[-1] % stored.block_elements:
         raise corrupt(
             cursor.path,
-            f"rows of {shape[-1]} elements are not whole {dtype} blocks of {block_elements}",
+            f"rows of {shape[-1]} elements are not whole {stored.name} blocks of "
+            f"{stored.block_elements}",
             tensor=name,
         )
-    return _Info(begin, name, dtype, shape, num_elements // block_elements * block_bytes)
+    num_bytes = num_elements // stored.block_elements * stored.block_bytes
+    return _Info(begin, name, stored.name, shape, num_bytes)
 
 
 def _check_cover(infos: list[_Info], num_bytes: int, alignment: int, path: Path) -> None:

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
-from nestling.weights.dequantize import block_layout
 from nestling.weights.progress import Progress, no_progress
+from nestling.weights.stored_types import stored_type
 
 _ALIGNMENT = 32
-_TENSOR_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8}
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 MetadataValue = int | float | bool | str | Sequence[str] | NDArray[np.generic]
@@ -40,8 +39,9 @@ class OutputTensor:
     @property
     def num_bytes(self) -> int:
         """Bytes of the whole tensor."""
-        block_elements, block_bytes = block_layout(self.dtype)
-        return int(np.prod(self.shape, dtype=np.int64)) // block_elements * block_bytes
+        stored = stored_type(self.dtype)
+        num_elements = int(np.prod(self.shape, dtype=np.int64))
+        return num_elements // stored.block_elements * stored.block_bytes
 
 
 def write_gguf(
@@ -102,7 +102,7 @@ def _header(metadata: Mapping[str, MetadataValue], tensors: Sequence[OutputTenso
         parts += [
             _string(tensor.name),
             struct.pack(f"<I{len(dims)}Q", len(dims), *dims),
-            struct.pack("<IQ", _TENSOR_TYPES[tensor.dtype], offset),
+            struct.pack("<IQ", stored_type(tensor.dtype).ggml_type, offset),
         ]
         offset += -(-tensor.num_bytes // _ALIGNMENT) * _ALIGNMENT
     return b"".join(parts)

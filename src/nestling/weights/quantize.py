@@ -19,7 +19,6 @@ from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_
 from nestling.native.system import ThreadPool
 from nestling.native.weights import encode_rows
 from nestling.weights.checkpoint import Checkpoint
-from nestling.weights.dequantize import block_layout
 from nestling.weights.gguf_file import read_gguf
 from nestling.weights.gguf_metadata import gguf_metadata
 from nestling.weights.gguf_names import gguf_name, stacks
@@ -27,6 +26,7 @@ from nestling.weights.gguf_writer import OutputTensor, write_gguf
 from nestling.weights.mapped_file import read_small_file
 from nestling.weights.packing import stored
 from nestling.weights.progress import Progress, no_progress
+from nestling.weights.stored_types import stored_type
 from nestling.weights.strict_json import read_object
 
 TYPES = ("Q4_0", "Q8_0")
@@ -144,7 +144,7 @@ class _Plan:
         if any(part in name for part in _HALF):
             return "F16"
         dtype = "Q8_0" if name in (EMBEDDING, HEAD) else self.dtype
-        return dtype if shape[-1] % block_layout(dtype)[0] == 0 else "F16"
+        return dtype if shape[-1] % stored_type(dtype).block_elements == 0 else "F16"
 
     def _rows_of(self, name: str) -> Iterator[Floats]:
         source = self.checkpoint.tensors
@@ -182,9 +182,8 @@ class _Plan:
 
 
 def _zeros(dtype: str, shape: tuple[int, ...]) -> Callable[[], Iterator[NDArray[np.uint8]]]:
-    """A tensor of zeros, which are zero bytes in each type."""
-    block_elements, block_bytes = block_layout(dtype)
-    num_bytes = int(np.prod(shape, dtype=np.int64)) // block_elements * block_bytes
+    """Return the chunks of a tensor of zeros, which are zero bytes in each type."""
+    num_bytes = OutputTensor("", dtype, shape, tuple).num_bytes
 
     def chunks() -> Iterator[NDArray[np.uint8]]:
         yield np.zeros(num_bytes, np.uint8)
