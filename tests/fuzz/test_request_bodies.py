@@ -137,7 +137,9 @@ valid_messages = st.lists(
         {
             "role": st.sampled_from(["system", "developer", "user", "assistant"]),
             "content": valid_text
-            | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": valid_text})),
+            | st.lists(
+                st.fixed_dictionaries({"type": st.just("text"), "text": valid_text}), min_size=1
+            ),
         },
         optional={"name": valid_text | st.none()},
     ),

@@ -72,6 +72,25 @@ def test_a_folder_loads_every_plain_type(tmp_path: Path, dtype: str, num_shards:
     assert checkpoint.config.eos_token_ids == (1, 7)
 
 
+def test_text_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    sharded = write_folder(tmp_path / "sharded", WEIGHTS, "F32", num_shards=3)
+    nano = tmp_path / "nano"
+    shutil.copytree(Path(nestling.__file__).parent / "assets" / "nano", nano)
+    plain = {folder: load_checkpoint(folder) for folder in (sharded, nano)}
+    files = [*sharded.glob("*.json"), *nano.glob("*.json")]
+    names = {"config.json", "tokenizer.json", "generation_config.json", "tokenizer_config.json"}
+    assert names | {"model.safetensors.index.json"} <= {file.name for file in files}
+    for file in files:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    for folder, expected in plain.items():
+        marked = load_checkpoint(folder)
+        assert marked.config == expected.config
+        assert (marked.vocabulary is None) == (expected.vocabulary is None)
+        if marked.vocabulary is not None and expected.vocabulary is not None:
+            assert marked.vocabulary.pieces == expected.vocabulary.pieces
+        assert marked.tensors.names() == expected.tensors.names()
+
+
 @pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
 def test_towers_are_listed_and_left(tmp_path: Path, prefix: str) -> None:
     buffer = f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"

@@ -19,6 +19,7 @@ from nestling.model.names import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, required_
 from nestling.model.tensors import TensorSource
 from nestling.weights.gguf_file import MAGIC, GgufFile, read_gguf
 from nestling.weights.gguf_names import rename_all
+from nestling.weights.json_file import read_object
 from nestling.weights.left_out import check_left_out
 from nestling.weights.mapped_file import (
     SourceFile,
@@ -30,7 +31,6 @@ from nestling.weights.mapped_file import (
 from nestling.weights.safetensors_file import read_safetensors_folder
 from nestling.weights.stored_tensor import StoredTensor, StoredTensors
 from nestling.weights.stored_types import is_read
-from nestling.weights.strict_json import read_object
 from nestling.weights.vocabulary import (
     Vocabulary,
     vocabulary_from_folder,

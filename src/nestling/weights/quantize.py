@@ -23,11 +23,11 @@ from nestling.weights.gguf_file import read_gguf
 from nestling.weights.gguf_metadata import gguf_metadata
 from nestling.weights.gguf_names import gguf_name, stacks
 from nestling.weights.gguf_writer import OutputTensor, write_gguf
+from nestling.weights.json_file import read_object
 from nestling.weights.mapped_file import read_small_file
 from nestling.weights.packing import stored
 from nestling.weights.progress import Progress, no_progress
 from nestling.weights.stored_types import stored_type
-from nestling.weights.strict_json import read_object
 
 TYPES = ("Q4_0", "Q8_0")
 _COMPARED_BYTES = 16 << 20

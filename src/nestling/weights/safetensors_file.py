@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.errors import ModelFileError
+from nestling.weights.json_file import MAX_JSON_BYTES, parse_object, read_object
 from nestling.weights.mapped_file import corrupt, map_file
 from nestling.weights.stored_tensor import StoredTensor
-from nestling.weights.strict_json import MAX_JSON_BYTES, parse_object, read_object
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

@@ -6,6 +6,7 @@ are not trusted (Gemma's file has them false for unused tokens), names and types
 becomes ids is `chat/tokenizer.py`'s.
 """
 
+import codecs
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +83,7 @@ def vocabulary_from_folder(path: Path) -> Vocabulary | None:
     except OSError as error:
         raise ModelFileError(file, f"cannot be read: {error.strerror}") from error
     try:
-        parsed = msgspec.json.decode(raw, type=_TokenizerJson)
+        parsed = msgspec.json.decode(raw.removeprefix(codecs.BOM_UTF8), type=_TokenizerJson)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelFileError(file, f"is not a tokenizer.json: {error}") from error
     return _from_json(parsed, file)

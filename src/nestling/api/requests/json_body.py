@@ -8,11 +8,11 @@ import gc
 import json
 import math
 import re
-from collections import Counter
 from typing import Any
 
 from nestling.chat.fields import json_type
 from nestling.errors import InvalidRequestError
+from nestling.strict_json import refuse_constant, unique_keys
 
 MAX_DIGITS = 300
 """Of an integer, so that every one of them is also a finite float."""
@@ -66,18 +66,6 @@ def _refused(problem: str) -> InvalidRequestError:
     )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice[:100]!a} stands twice in one object")
-    return value
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -108,8 +96,11 @@ def _refuse_lone_surrogates(value: Any) -> None:
             waiting.extend(item)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
 """Reads numbers at the speed of C; for bodies without long digits or exponents, in text neither."""
 _CAREFUL_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_constant
+    object_pairs_hook=unique_keys,
+    parse_float=_finite,
+    parse_int=_whole,
+    parse_constant=refuse_constant,
 )
