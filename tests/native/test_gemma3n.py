@@ -38,6 +38,12 @@ def relative(ours: Array, theirs: Array) -> float:
     return float(np.sqrt(np.mean((ours - theirs) ** 2)) / theirs.std())
 
 
+def median_relative(ours: Array, theirs: Array) -> float:
+    """Return the median over tokens of what `relative` is of each."""
+    by_token = np.sqrt(np.mean((ours - theirs) ** 2, axis=1)) / theirs.std()
+    return float(np.median(by_token))
+
+
 class RoundingKernels(NumpyKernels):
     """The reference with the inputs of its products rounded to 127 steps of the largest of 32."""
 
@@ -51,16 +57,17 @@ class RoundingKernels(NumpyKernels):
 def assert_as_near_as_bytes_allow(decoder: NativeDecoder, source: TensorSource, seed: int) -> None:
     """The core rounds fewer activations than `RoundingKernels`, so it may not be off by much more.
 
-    That is 2 to 6 % of the logits' standard deviation, but more where a model is touchy; a group or
-    scale at the wrong place gives 100 %.
+    That is 1 to 6 % of the logits' standard deviation for half of the tokens. A group or a scale at
+    the wrong place gives 100 % for all of them. The median is what counts: in a touchy model a few
+    tokens, whose neurons lie at a cutoff, differ by far more in any arithmetic.
     """
     config = decoder.config
     ids = token_ids(config, 30, seed)
     unpacked = UnpackedTensors(decoder, source)
     oracle = one_shot(make_decoder(config, source=unpacked), ids)
     rounded = one_shot(NumpyDecoder(config, unpacked, RoundingKernels()), ids)
-    difference = relative(one_shot(decoder, ids), oracle)
-    assert 0 < difference <= 0.02 + 2 * relative(rounded, oracle)
+    difference = median_relative(one_shot(decoder, ids), oracle)
+    assert 0 < difference <= 0.02 + 1.5 * median_relative(rounded, oracle)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
