@@ -38,6 +38,11 @@ def use_stream():
     for delta in llm.stream_chat(HI, ENDLESS):
         pass
 
+def use_with():
+    with llm.stream_chat(HI, ENDLESS) as stream:
+        for delta in stream:
+            pass
+
 for number in range(3):
     threading.Thread(target=interrupt).start()
     try:
@@ -60,7 +65,7 @@ print("went on")
 """
 
 
-@pytest.mark.parametrize("use", ["use_generate", "use_many", "use_chat", "use_stream"])
+@pytest.mark.parametrize("use", ["use_generate", "use_many", "use_chat", "use_stream", "use_with"])
 def test_an_interrupt_cancels_and_the_model_goes_on(use: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, use],

@@ -92,3 +92,5 @@ def test_a_log_that_nobody_reads_raises_nothing(monkeypatch: pytest.MonkeyPatch)
         logging.getLogger("library").warning("four")
         with suppress(OSError):
             pipe.close()
+        get_logger("test").info("five")
+        logging.getLogger("library").warning("six")

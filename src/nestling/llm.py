@@ -331,6 +331,7 @@ class ChatStream:
         self._choice = choice
         self._deltas: AsyncGenerator[ChatDelta, None] = choice.deltas()
         self._loop_thread = loop_thread
+        self._waiting: asyncio.Task[Any] | None = None
         self.num_prompt_tokens = num_prompt_tokens
 
     @property
@@ -348,7 +349,11 @@ class ChatStream:
         return delta
 
     async def _next(self) -> ChatDelta | None:
-        return await anext(self._deltas, None)
+        self._waiting = asyncio.current_task()
+        try:
+            return await anext(self._deltas, None)
+        finally:
+            self._waiting = None
 
     def __enter__(self) -> Self:
         return self
@@ -367,6 +372,11 @@ class ChatStream:
             self._loop_thread.run(self._close())
 
     async def _close(self) -> None:
+        """Close the deltas once nobody waits for the next one; an interrupted wait ends later."""
+        if (waiting := self._waiting) is not None:
+            if not waiting.cancelling():
+                waiting.cancel()
+            await asyncio.wait({waiting})
         await self._deltas.aclose()
 
 

@@ -24,7 +24,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class _Output(io.TextIOBase):
-    """A stream that forgets what cannot be written: nobody reads the pipe, or the disk is full.
+    """A stream that forgets what cannot be written: nobody reads it, the disk is full, it is closed.
 
     An event is no reason for a request to fail, or for a signal to be missed.
     """
@@ -35,13 +35,15 @@ class _Output(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write the text, as far as the caller can tell."""
         with suppress(OSError):
-            self._stream.write(text)
+            if not self._stream.closed:
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream if that is possible."""
         with suppress(OSError):
-            self._stream.flush()
+            if not self._stream.closed:
+                self._stream.flush()
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

@@ -69,11 +69,16 @@ def examples(max_examples: int = NUM_EXAMPLES, stateful_step_count: int = 50) ->
     )
 
 
-def examine(operation: Any, mode: GenerationMode, check: Callable[[Any], None]) -> None:
+def examine(
+    operation: Any,
+    mode: GenerationMode,
+    check: Callable[[Any], None],
+    num_cases: int = NUM_EXAMPLES,
+) -> None:
     """Run `check` on cases of one operation; one without parameters has no invalid cases."""
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @examples()
+    @examples(num_cases)
     def run(case: Case) -> None:
         check(case)
 
@@ -232,5 +237,6 @@ def test_what_the_page_excludes_is_refused(strict_server: ThreadedServer) -> Non
             num_refused += 1
             assert response.status_code in {400, 415}
 
-    examine(operation, GenerationMode.NEGATIVE, check)
+    # Many of the cases differ from the page in a header or in a null only.
+    examine(operation, GenerationMode.NEGATIVE, check, 4 * NUM_EXAMPLES)
     assert num_refused > NUM_EXAMPLES // 2
