@@ -24,7 +24,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class _Output(io.TextIOBase):
-    """A stream that forgets what cannot be written: nobody reads it, the disk is full, it is closed.
+    """A stream that forgets what cannot be written: no reader, a full disk, a closed stream.
 
     An event is no reason for a request to fail, or for a signal to be missed.
     """
@@ -73,13 +73,14 @@ def configure_logging(
         if is_console
         else structlog.processors.JSONRenderer(ensure_ascii=True)
     )
+    stderr = cast("TextIO", _Output(sys.stderr))
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Output(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=False,
     )
-    handler = _StderrHandler(sys.stderr)
+    handler = _StderrHandler(stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
