@@ -174,7 +174,7 @@ wheel: $(VENV)/.serve ## build the wheel for this Python and processor into dist
 
 WHEEL_TEST := build/wheel-test
 
-wheel-test: wheel $(VENV)/.dev ## install the wheel into a clean environment and use it there
+wheel-test: wheel $(VENV)/.built $(VENV)/.dev ## install the wheel into a clean environment and use it there
 	@rm -rf $(WHEEL_TEST) && mkdir -p $(WHEEL_TEST)
 	@$(PIP) download --require-hashes -r locks/serve.lock -d $(WHEEL_TEST)/packages
 	@$(BIN)/python -m venv $(WHEEL_TEST)/venv

@@ -63,9 +63,9 @@ def test_the_answer_ends_at_the_edge_of_the_cache() -> None:
 @pytest.mark.parametrize(
     ("prompt", "params", "code", "param"),
     [
-        ([], {}, "invalid_request", "messages"),
-        ([99], {}, "invalid_request", "messages"),
-        ([1] * 96, {}, "context_length_exceeded", "messages"),
+        ([], {}, "invalid_request", "prompt_token_ids"),
+        ([99], {}, "invalid_request", "prompt_token_ids"),
+        ([1] * 96, {}, "context_length_exceeded", "prompt_token_ids"),
         ([1], {"top_p": 3.0}, "invalid_request", "top_p"),
     ],
 )

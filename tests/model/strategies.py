@@ -41,6 +41,9 @@ def configs(draw: st.DrawFn) -> Gemma3nTextConfig:
         altup_correct_scale=draw(st.booleans()),
         rope_theta=draw(st.sampled_from([1e6, 5e3])),
         rope_local_base_freq=draw(st.sampled_from([1e4, 100.0])),
+        rope_scaling_factor=draw(st.sampled_from([1.0, 1.0, 8.0])),
+        rope_local_scaling_factor=draw(st.sampled_from([1.0, 1.0, 2.0])),
+        tie_word_embeddings=draw(st.booleans()),
         max_position_embeddings=512,
         final_logit_softcapping=draw(st.sampled_from([30.0, 3.0])),
     )

@@ -181,7 +181,7 @@ def test_a_written_null_switches_the_soft_cap_off() -> None:
         ({"rope_parameters": {FULL: {"beta_fast": 32}}}, "beta_fast is 32, a key that"),
         (
             {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
-            "rope_theta is 500000.0",
+            "expected one object for full_attention and one for sliding_attention",
         ),
         (
             {

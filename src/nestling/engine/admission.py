@@ -46,12 +46,12 @@ def admit(submit: Submit, limits: RequestLimits) -> Request:
 
 def _check_prompt(token_ids: list[int], limits: RequestLimits) -> None:
     if not token_ids:
-        raise InvalidRequestError("the prompt is empty", param="messages")
+        raise InvalidRequestError("the prompt is empty", param="prompt_token_ids")
     for extreme in (min(token_ids), max(token_ids)):
         if not 0 <= extreme < limits.vocab_size:
             raise InvalidRequestError(
                 f"prompt token id {extreme} is outside 0..{limits.vocab_size - 1}",
-                param="messages",
+                param="prompt_token_ids",
             )
     if len(token_ids) + 1 > limits.max_len:
         by_cache = limits.num_cache_slots < limits.max_model_len
@@ -59,7 +59,7 @@ def _check_prompt(token_ids: list[int], limits: RequestLimits) -> None:
         raise ContextLengthExceededError(
             f"the prompt has {len(token_ids)} tokens and needs room for one more; "
             f"the {bound} holds {limits.max_len}",
-            param="messages",
+            param="prompt_token_ids",
         )
 
 

@@ -153,6 +153,8 @@ def _rope(text: Fields) -> tuple[tuple[float, float], tuple[float, float]]:
     `rope_scaling` is of full layers only, as in transformers.
     """
     parameters = text.section("rope_parameters")
+    if parameters.values and not any(kind in parameters.values for kind in (FULL, SLIDING)):
+        text.bad("rope_parameters", f"one object for {FULL} and one for {SLIDING}")
     full_base = text.number("rope_theta", default=1e6)
     local_base = text.number("rope_local_base_freq", default=1e4)
     full = _rope_section(parameters.section(FULL), full_base)
