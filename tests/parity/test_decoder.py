@@ -118,11 +118,19 @@ def test_each_switch(changes: dict[str, Any]) -> None:
     assert_parity(config, 9, token_ids(config, 40, 9), None)
 
 
-def test_std_multiplier_is_torchs_to_the_bit() -> None:
+def test_std_multiplier_is_torchs() -> None:
+    """To the bit for 0.95, which the published models have.
+
+    Torch computes the inverse error function differently by instruction set: up to two of the last
+    bits of others were seen to differ on a processor with AVX-512.
+    """
     import torch
 
-    fractions = [0.95, 0.9, 0.5, 0.05, *np.random.default_rng(0).uniform(0.01, 0.99, 200)]
     normal = torch.distributions.Normal(0, 1)
-    for fraction in fractions:
+    for fraction in (0.95, 0.9, 0.5, 0.05, *np.random.default_rng(0).uniform(0.01, 0.99, 200)):
         expected = normal.icdf(torch.tensor(fraction, dtype=torch.float32)).item()
-        assert std_multiplier(fraction) == expected
+        if fraction == 0.95:
+            assert std_multiplier(fraction) == expected
+        else:
+            # Of the argument's own rounding too, where the function is steep.
+            assert std_multiplier(fraction) == pytest.approx(expected, rel=2e-6, abs=2e-7)
