@@ -105,7 +105,7 @@ Price = Annotated[
 
 
 class Settings(BaseSettings):
-    """What `nestling serve` runs with. Build it with `load_settings`, in tests also directly."""
+    """Settings of `nestling serve`. Build them with `load_settings`, in tests also directly."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True

@@ -1,4 +1,4 @@
-"""What JSON from outside must not hold, because two readers could understand it differently.
+"""Tells what JSON from outside must not hold, because two readers could understand it differently.
 
 Hooks for the decoders of request bodies and of model files.
 """

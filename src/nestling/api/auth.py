@@ -27,7 +27,7 @@ _KEY_TEXT = re.compile(rb"[0-9A-Za-z_-]+")
 
 
 class Access(Enum):
-    """What a caller must show."""
+    """Tells what a caller must show."""
 
     PUBLIC = "public"
     INFERENCE = "inference"

@@ -1,4 +1,4 @@
-"""How an error is written: OpenAI's nested `error` and the hosted API's flat fields beside it."""
+"""Writes an error: OpenAI's nested `error`, and the hosted API's flat fields beside it."""
 
 from datetime import UTC, datetime
 

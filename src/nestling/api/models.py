@@ -26,7 +26,7 @@ CAPABILITIES = ["file_input", "logprobs", "streaming"]
 
 
 class Info(Answer):
-    """What the hosted API tells of a model."""
+    """Tells what the hosted API tells of a model."""
 
     name: str
     developer: str
@@ -38,7 +38,7 @@ class Info(Answer):
 
 
 class Modalities(Answer):
-    """What a model reads and writes."""
+    """Tells what a model reads and writes."""
 
     input: list[str]
     output: list[str]
@@ -54,7 +54,7 @@ class PriceUnit(Answer):
 
 
 class Pricing(Answer):
-    """What a model's replies are charged."""
+    """Tells what a model's replies are charged."""
 
     kind: Literal["fixed"]
     currency: Literal["USD"]

@@ -1,4 +1,4 @@
-"""What stands beside a handler: the description of one method of one route.
+"""Tells what stands beside a handler: the description of one method of one route.
 
 `/openapi.json` is made of these alone (`openapi/document.py`).
 """

@@ -40,7 +40,7 @@ MAX_FILENAME_LENGTH = 255
 
 @dataclass(frozen=True, slots=True)
 class MessageLimits:
-    """What the settings say about messages."""
+    """Tells what the settings say about messages."""
 
     max_file_bytes: int = 8 * 2**20
     system_role: Literal["fold", "refuse"] = "fold"

@@ -17,7 +17,7 @@ ChatFinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """How to sample answers: the engine's parameters, and those that are about text or choices."""
+    """The engine's sampling parameters, and those that are about text or choices."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     """Without `logit_bias`, `choice_index` and end tokens, which the service adds."""
@@ -106,7 +106,7 @@ class PreparedGeneration(Protocol):
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Of all prompts, each counted once."""
+        """Return the number of tokens of all prompts, each counted once."""
         ...
 
     @property
@@ -134,7 +134,7 @@ class ChatModel(Protocol):
 
     @property
     def model_id(self) -> str:
-        """What really answers, such as "nestling-nano"; stands in every reply's `model`."""
+        """Return what really answers, such as "nestling-nano"; stands in every reply's `model`."""
         ...
 
     @property

@@ -22,7 +22,7 @@ from nestling.engine.clients.messages import SamplingParams
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What is known of the model that answers; `fingerprint` changes with weights and engine."""
+    """Describes the model that answers; `fingerprint` changes with weights and engine."""
 
     model_id: str
     aliases: tuple[str, ...]
@@ -47,7 +47,7 @@ class ChatService:
 
     @property
     def model_id(self) -> str:
-        """What really answers."""
+        """Return what really answers."""
         return self._identity.model_id
 
     @property

@@ -14,7 +14,7 @@ from nestling.errors import ContextLengthExceededError, InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What the loaded model and its cache can take."""
+    """Tells what the loaded model and its cache can take."""
 
     vocab_size: int
     num_text_tokens: int

@@ -1,4 +1,4 @@
-"""What an engine is told at its start: model, threads and bounds; checked once, here."""
+"""Tells what an engine is told at its start: model, threads and bounds; checked once, here."""
 
 import math
 from dataclasses import dataclass

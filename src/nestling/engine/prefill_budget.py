@@ -1,4 +1,4 @@
-"""How many prompt rows a step may have while others wait for their next token.
+"""Tells how many prompt rows a step may have while others wait for their next token.
 
 A running estimate from real steps: what a step of decode requests alone takes, and what each row of
 a prompt adds. Clocks are read by the caller.

@@ -1,4 +1,4 @@
-"""How far an engine is, in numbers that only grow: its parent sees that work goes on, or does not.
+"""Numbers that only grow as an engine works: its parent sees that work goes on, or does not.
 
 The engine process and its parent map the same page, so the parent can read it while the process is
 stopped. Behind the page the process writes its stacks when it is asked for them.

@@ -1,4 +1,4 @@
-"""From a row of logits to a token: bias, penalties, log-probabilities, the request's own draw.
+"""Turns a row of logits into a token: bias, penalties, log-probabilities, the request's own draw.
 
 The order is that of docs/model.md, "Sampling": raw log-probabilities, logit_bias, repetition
 penalty, frequency and presence penalties here in numpy; then temperature, top_k, top_p, top_a,

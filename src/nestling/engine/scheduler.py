@@ -1,4 +1,4 @@
-"""Who computes how many tokens in the next step. No phases: each request catches up to its tokens.
+"""Decides who computes how many tokens in the next step. Each request catches up to its tokens.
 
 Requests run in order of arrival: the running ones are always older than the waiting ones. A step
 has a row for every request that lacks one token (a decode request); the rest of the token budget
@@ -191,7 +191,7 @@ def _scheduled(request: Request, num_new_tokens: int) -> ScheduledRequest:
 
 
 def _chunk(num_missing: int, budget: int) -> int:
-    """What of a prompt to compute: all, or as many whole tiles as the budget has, if it has one."""
+    """Return how much of a prompt to compute: all, or as many whole tiles as the budget has."""
     num_new = min(num_missing, budget)
     if ROW_MULTIPLE <= num_new < num_missing:
         num_new -= num_new % ROW_MULTIPLE

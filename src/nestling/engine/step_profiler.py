@@ -1,4 +1,4 @@
-"""Where the time of the engine's steps goes, by part; owned by the loop, read through `Stats`."""
+"""Sums the time of the engine's steps by part; owned by the loop, read through `Stats`."""
 
 from time import perf_counter
 

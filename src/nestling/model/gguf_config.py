@@ -147,7 +147,7 @@ def _sparsity(
 
 
 def _layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:
-    """From a bool for each layer (true: sliding), one bool for all, a period, or the default."""
+    """Return layer types from a bool for each layer (true: sliding) or for all, or a period."""
     key = "attention.sliding_window_pattern"
     pattern = fields.get(key)
     if is_list(pattern) or isinstance(pattern, bool | np.bool_):

@@ -14,7 +14,7 @@ Slots = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CacheRanges:
-    """Where the tokens of a step find their keys and values, in the pool of one layer type."""
+    """Places of the keys and values of a step in the pool of one layer type."""
 
     slots: Slots
     """The slots that this step's tokens see, sequence by sequence, in the order of positions."""

@@ -17,7 +17,7 @@ OnLayer = Callable[[int, NDArray[np.float32]], None]
 
 
 class LayerShape(TypedDict):
-    """What the core must know of a layer beside its weights."""
+    """Tells what the core must know of a layer beside its weights."""
 
     intermediate_size: int
     is_sliding: bool

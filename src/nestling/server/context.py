@@ -29,7 +29,7 @@ _log = get_logger("api")
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of a request while it runs; found in `scope["state"]["context"]`."""
+    """Tells what is known of a request while it runs; found in `scope["state"]["context"]`."""
 
     render_error: ErrorRenderer
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))

@@ -19,7 +19,7 @@ class ClientDisconnectedError(Exception):
 
 
 class Lifecycle:
-    """From `is_draining` on no new work is taken; at `cut` what still runs is ended."""
+    """No new work is taken once `is_draining` is true; at `cut` what still runs is ended."""
 
     def __init__(self) -> None:
         self.is_draining = False

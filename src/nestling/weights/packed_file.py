@@ -43,7 +43,7 @@ class PackedFileError(Exception):
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose packed weights: equal identities mean equal bytes."""
+    """Tells whose packed weights these are: equal identities mean equal bytes."""
 
     sources: tuple[SourceFile, ...]
     dtype: str
@@ -187,7 +187,7 @@ class _PlaneWriter:
         """Where the buffer's first byte goes in the file."""
 
     def write(self, plane: NDArray[np.uint8]) -> int:
-        """Where the plane begins in the file."""
+        """Return where the plane begins in the file."""
         self._append(np.zeros(-self._num_buffered % _ALIGNMENT, np.uint8))
         offset = self._begin + self._num_buffered
         self._append(plane)

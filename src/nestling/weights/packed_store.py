@@ -1,4 +1,4 @@
-"""Where packed weights are kept: one file for a model and its settings in a folder of their own.
+"""Keeps packed weights: one file for a model and its settings in a folder of their own.
 
 A file is used while the model file it was made of is unchanged, else packed anew under the same
 name. One process packs at a time; the others wait for its file. Whatever stands in the way of the

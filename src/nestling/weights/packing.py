@@ -51,7 +51,7 @@ def stored(tensors: TensorSource, name: str) -> Stored:
 
 @dataclass(frozen=True)
 class PackPlan:
-    """What is packed, and how. Matrices are those of `model.names.required_tensors`.
+    """Tells what is packed, and how. Matrices are those of `model.names.required_tensors`.
 
     `dtype` "auto" keeps what the file has, and takes bfloat16 for float32 where that loses nothing;
     "q8" and "q4" quantise the large matrices. The sparse layers' up and down projections are packed
@@ -69,7 +69,7 @@ class PackPlan:
     gathered_embeddings: bool = True
 
     def matrices(self) -> dict[str, tuple[type[Packed], tuple[int, int]]]:
-        """By checkpoint name: the arrangement and the shape [out, in] of every packed matrix."""
+        """Return the arrangement and the shape [out, in] of every packed matrix by its name."""
         sparse = set(_sparse_names(self.config)) if self.sparse_feed_forward else set()
         refined = dict(_gate_names(self.config)) if self.sparse_feed_forward else {}
         # A tied head is packed under the embedding's name.
@@ -164,7 +164,7 @@ def core_config(config: Gemma3nTextConfig) -> dict[str, float]:
 
 
 def core_layers(config: Gemma3nTextConfig) -> list[LayerShape]:
-    """What the core must know of each layer."""
+    """Return what the core must know of each layer."""
     return [
         LayerShape(
             intermediate_size=config.intermediate_size[i],

@@ -1,4 +1,4 @@
-"""How loading, packing and writing tell somebody who waits how far they are."""
+"""Tells how loading, packing and writing tell somebody who waits how far they are."""
 
 from collections.abc import Callable
 

@@ -41,7 +41,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What was written."""
+    """Tells what was written."""
 
     path: Path
     num_bytes: int

@@ -51,7 +51,7 @@ class StoredTensors:
         return tuple(self._tensors)
 
     def stored(self, name: str) -> StoredTensor:
-        """Where the tensor lies and in which type; raises ModelFileError if missing."""
+        """Return where the tensor lies and in which type; raises ModelFileError if missing."""
         try:
             return self._tensors[name]
         except KeyError:

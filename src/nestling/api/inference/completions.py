@@ -61,7 +61,7 @@ class CompletionFormat:
 
 
 class TextOffsets:
-    """Where the tokens of one text begin in it, in characters, as they come."""
+    """Tells where the tokens of one text begin in it, in characters, as they come."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

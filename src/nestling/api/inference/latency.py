@@ -35,7 +35,7 @@ class Latency:
 
 
 class Percentiles(Answer):
-    """Of one figure: the values that so many percent of the replies do not exceed."""
+    """Percentiles of one figure: values that so many percent of the replies do not exceed."""
 
     p50: float
     p75: float
@@ -52,7 +52,7 @@ class ReplyMetrics(Answer):
 
 
 class EndpointMetrics(Answer):
-    """How fast a model has answered at one endpoint."""
+    """Tells how fast a model has answered at one endpoint."""
 
     alias: str
     endpoint: str
@@ -60,7 +60,7 @@ class EndpointMetrics(Answer):
 
 
 class ModelMetrics(Answer):
-    """How fast the model has answered lately."""
+    """Tells how fast the model has answered lately."""
 
     window_seconds: int
     generated_at: Time

@@ -30,7 +30,7 @@ NOTE_INTERVAL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and what is known of the request."""
+    """Tells who asks, and what is known of the request."""
 
     key: ApiKey
     context: RequestContext

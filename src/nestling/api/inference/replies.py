@@ -32,7 +32,7 @@ ReplyId = Annotated[str, msgspec.Meta(pattern="^gen-[0-9]+-[0-9A-Za-z]{20}$")]
 
 @dataclass(frozen=True, slots=True)
 class ReplyIdentity:
-    """What is the same in every body of one reply."""
+    """Tells what is the same in every body of one reply."""
 
     id: str
     created: int
@@ -84,7 +84,7 @@ class Usage(Answer):
 
 
 class Charged(Answer):
-    """What a reply is charged."""
+    """Tells what a reply is charged."""
 
     credits_used: Count
     usd_spent: Amount
@@ -118,7 +118,7 @@ class Logprobs(Answer):
 
 
 class Message(Answer):
-    """What the assistant said."""
+    """Tells what the assistant said."""
 
     role: Literal["assistant"]
     content: str
@@ -149,7 +149,7 @@ class ChatCompletion(Answer):
 
 
 class Delta(Answer):
-    """What a chunk adds to its choice."""
+    """Tells what a chunk adds to its choice."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -165,7 +165,7 @@ class ChunkChoice(Answer):
 
 
 class ChunkHead(Answer):
-    """What every chunk of a reply begins with."""
+    """Tells what every chunk of a reply begins with."""
 
     id: ReplyId
     object: str
@@ -221,7 +221,7 @@ class CollectedChoice:
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """Return what it says."""
         return "".join(self.texts)
 
 

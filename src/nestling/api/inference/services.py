@@ -1,4 +1,4 @@
-"""What the inference endpoints share; made once by `create_app`."""
+"""Tells what the inference endpoints share; made once by `create_app`."""
 
 from dataclasses import dataclass
 

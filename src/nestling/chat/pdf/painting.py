@@ -1,4 +1,4 @@
-"""What the content of a page paints: how many images, of what area, how much of paths and text.
+"""Counts what the content of a page paints: images with their area, paths and text.
 
 Forms and tiling patterns are content within content. Each is looked at once and counted wherever
 it is painted, so that no nesting of them takes more time than the file has content.
@@ -23,7 +23,7 @@ _PICTURES = frozenset({"/Stamp", "/Ink", "/FreeText"})
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """What was painted. `image_area` is in the unit of the space that it was painted in."""
+    """Tells what was painted. `image_area` is in the unit of the space that it was painted in."""
 
     num_images: int = 0
     image_area: float = 0.0

@@ -11,7 +11,7 @@ class EngineClient(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What the loaded model can do; valid after `start`."""
+        """Return what the loaded model can do; valid after `start`."""
         ...
 
     async def start(self) -> None:

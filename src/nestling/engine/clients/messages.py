@@ -1,4 +1,4 @@
-"""What crosses the waist between the engine and everything above it: plain data about token ids.
+"""Messages between the engine and everything above it: plain data about token ids.
 
 The same structs go over the socket to the engine process (msgpack) and through the in-process
 client. Nothing here knows text, HTTP, keys or people.
@@ -32,7 +32,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose tokens; formulas and order in docs/model.md, "Sampling".
+    """Tells how to choose tokens; formulas and order in docs/model.md, "Sampling".
 
     Neutral values switch a step off: temperature 1, top_k 0, top_p 1, top_a 0, min_p 0,
     repetition_penalty 1, frequency_penalty 0, presence_penalty 0. `temperature` 0 is greedy.

@@ -249,7 +249,7 @@ class ProcessEngine:
         return EngineRestartedError(f"the engine process {self._why_down}; {then}")
 
     def _give_up(self, error: NestlingError) -> None:
-        """From now on every call ends with this error, the live and the held ones too."""
+        """Let every call end with this error from now on, the live and the held ones too."""
         self._end = error
         self._live.fail_all(self._copy_of_end)
         self._is_up.set()

@@ -1,4 +1,4 @@
-"""What the threads of a hung process do: their Python stacks, else what the system tells."""
+"""Tells what the threads of a hung process do: their Python stacks, else what the system tells."""
 
 import asyncio
 import os

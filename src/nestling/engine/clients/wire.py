@@ -1,4 +1,4 @@
-"""How messages travel between the web process and the engine process: length-prefixed msgpack.
+"""Frames messages between the web process and the engine process: length-prefixed msgpack.
 
 A frame is 4 bytes of length (big-endian) and that many bytes of msgpack; nothing is ever unpickled.
 To the engine goes its `EngineConfig`, then one command a frame; back come lists of events, one list

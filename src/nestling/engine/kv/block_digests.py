@@ -1,4 +1,4 @@
-"""What a block of tokens is called in the prefix cache: a keyed hash of all tokens up to its end.
+"""Names blocks of tokens in the prefix cache: a keyed hash of all tokens up to its end.
 
 The chain begins with the request's salt, so equal tokens of two accounts have different names, and
 the key is secret and new in every engine, so no prompt can be made to collide with another.

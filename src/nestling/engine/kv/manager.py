@@ -26,7 +26,7 @@ that a second prompt with another end of some hundred tokens finds the beginning
 
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """How much of a request the cache has."""
+    """Tells how much of a request the cache has."""
 
     num_blocks: int
     """Blocks from which the request can go on: the sliding layers' last window is there too."""

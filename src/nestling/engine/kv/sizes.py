@@ -1,4 +1,4 @@
-"""How many blocks the two pools of the KV cache get."""
+"""Tells how many blocks the two pools of the KV cache get."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ SLIDING_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheShape:
-    """What the blocks of a model cost, and what a sequence and a step need."""
+    """Tells what the blocks of a model cost, and what a sequence and a step need."""
 
     full_bytes_per_token: int
     """Of all full-attention layers that own keys and values."""

@@ -1,1 +1,1 @@
-"""What computes a step: the C++ core, or the numpy reference."""
+"""Tells what computes a step: the C++ core, or the numpy reference."""

@@ -1,4 +1,4 @@
-"""How many threads serve a forward pass best: one a physical core that this process may use.
+"""Tells how many threads serve a forward pass best: one a physical core that this process may use.
 
 A second thread on a core shares its multipliers, and both wait for the same memory; a thread beyond
 the share of time that a container is given only makes the others wait for it.
@@ -16,7 +16,7 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def num_usable_cores() -> int:
-    """From 1 to the most threads that a pool takes."""
+    """Return the number, between 1 and the most threads that a pool takes."""
     if hasattr(os, "sched_getaffinity"):
         num_cores = num_physical_cores(os.sched_getaffinity(0))
     else:
@@ -25,7 +25,7 @@ def num_usable_cores() -> int:
 
 
 def num_physical_cores(cpus: Iterable[int], root: Path = _CPUS) -> int:
-    """How many cores these processors are threads of; where nobody says, each is one."""
+    """Return how many cores these processors are threads of; where nobody says, each is one."""
     return len({_siblings(cpu, root) for cpu in cpus})
 
 

@@ -115,7 +115,7 @@ class NativeRunner:
         return {name[:-2]: value for name, value in times.items() if name.endswith("_s")}
 
     def _counts(self) -> dict[str, float]:
-        """What the core has counted of the engine's steps."""
+        """Return what the core has counted of the engine's steps."""
         with self._lock:
             counts = self._core.times()
             return {name: value - self._scoring[name] for name, value in counts.items()}
@@ -162,7 +162,7 @@ class NativeRunner:
 
     @contextmanager
     def _as_scoring(self) -> Iterator[None]:
-        """What is computed within is no step of the engine."""
+        """Let what is computed within count as no step of the engine."""
         before = self._core.times()
         try:
             yield

@@ -17,7 +17,7 @@ Logits = NDArray[np.float32]
 
 
 class ModelRunner(Protocol):
-    """What the engine loop needs of a model. All calls come from the loop's thread."""
+    """Tells what the engine loop needs of a model. All calls come from the loop's thread."""
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""What a model's sizes mean for an engine: its cache, its steps, the ids it takes."""
+"""Tells what a model's sizes mean for an engine: its cache, its steps, the ids it takes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from nestling.model.kv_cache import KVDtype, kv_bytes_per_token
 def cache_shape(
     config: EngineConfig, model: Gemma3nTextConfig, kv_dtype: KVDtype, rows: int
 ) -> CacheShape:
-    """What the model's KV cache costs and must hold; `rows` of a step unless configured."""
+    """Return what the model's KV cache costs and must hold; `rows` of a step unless configured."""
     context = model.max_position_embeddings
     return CacheShape(
         full_bytes_per_token=kv_bytes_per_token(model, FULL, kv_dtype),
